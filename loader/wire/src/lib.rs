@@ -1,0 +1,193 @@
+//! What `xtask` and the host program say to each other.
+//!
+//! A [`Job`] goes in as the one boot module. [`Report`]s come out on the debug console port ([`REPORT_PORT`]), each a
+//! postcard message framed by COBS and ended by a zero byte, so that a reader can cut the stream without understanding it.
+//! People's text takes two other ways: the guest's console is the first serial port, the host's log the second.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// The I/O port that reports are written to, byte by byte.
+pub const REPORT_PORT: u16 = 0xe9;
+/// The I/O port of QEMU's isa-debug-exit device.
+pub const EXIT_PORT: u16 = 0xf4;
+/// Written to [`EXIT_PORT`] when the job was carried out, whatever became of its guests; QEMU then exits with 33.
+pub const EXIT_DONE: u8 = 16;
+/// Written to [`EXIT_PORT`] when the host itself failed; QEMU then exits with 35.
+pub const EXIT_HOST_FAILED: u8 = 17;
+
+/// The exit status that QEMU ends with when `value` was written to [`EXIT_PORT`].
+pub const fn qemu_status(value: u8) -> i32 {
+    ((value as i32) << 1 | 1) & 0xff
+}
+
+/// How much the host logs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Verbosity {
+    /// Errors.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And what happens once per guest.
+    Info,
+    /// And what happens once per exit that leaves hv.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+/// What the host program is to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// How much it logs.
+    pub verbosity: Verbosity,
+    /// Frequency of the time stamp counter, where the sender knows it (1 GHz under QEMU's icount); else the host measures it.
+    pub tsc_hertz: Option<u64>,
+    /// The guests to run, one after the other, each in a VM of its own.
+    pub guests: Vec<Guest>,
+}
+
+/// A guest to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its name, the first of its arguments.
+    pub name: String,
+    /// The ELF file's bytes.
+    pub image: Vec<u8>,
+    /// Its further arguments.
+    pub args: Vec<String>,
+    /// Memory size in bytes.
+    pub memory: u64,
+    /// Longest time it may run, in milliseconds; 0 is no limit.
+    pub limit_ms: u64,
+}
+
+/// What the host program tells.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// The host is up; the time stamp counter tells what booting took.
+    Booted {
+        /// Time stamp counter when the first guest was about to be loaded.
+        tsc: u64,
+    },
+    /// A guest's first console byte is about to be written.
+    FirstByte {
+        /// Time stamp counter at that moment.
+        tsc: u64,
+    },
+    /// A guest has ended; there is one such report per guest, in the order of the job.
+    Ended {
+        /// The guest's name.
+        name: String,
+        /// How it ended.
+        end: End,
+        /// How often it left for the hypervisor.
+        exits: u64,
+        /// Frames that were taken for it and not given back after its VM was dropped: 0, or a leak.
+        frames_lost: u64,
+    },
+}
+
+/// How a guest ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum End {
+    /// It called exit with this code.
+    Exit(i32),
+    /// It reported a panic.
+    Panic {
+        /// `file:line:column`, or "unknown place".
+        place: String,
+        /// The message.
+        message: String,
+    },
+    /// It was ended for what it did: a fault nobody handled, an exit that the platform does not offer.
+    Killed(String),
+    /// It ran longer than its limit.
+    TimedOut,
+    /// It never ran: the image was refused.
+    Refused(String),
+}
+
+/// Encodes one report as it goes out.
+///
+/// # Errors
+/// Only when memory runs out.
+pub fn encode_report(report: &Report) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_allocvec_cobs(report)
+}
+
+/// Decodes one report; `frame` is what stood before the zero byte, or with it, and is used up.
+///
+/// # Errors
+/// The bytes are not a report.
+pub fn decode_report(frame: &mut [u8]) -> Result<Report, postcard::Error> {
+    postcard::from_bytes_cobs(frame)
+}
+
+/// Encodes a job as a boot module.
+///
+/// # Errors
+/// Only when memory runs out.
+pub fn encode_job(job: &Job) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_allocvec(job)
+}
+
+/// Decodes a boot module.
+///
+/// # Errors
+/// The bytes are not a job.
+pub fn decode_job(bytes: &[u8]) -> Result<Job, postcard::Error> {
+    postcard::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn job_round_trips() {
+        let job = Job {
+            verbosity: Verbosity::Info,
+            tsc_hertz: Some(1_000_000_000),
+            guests: vec![Guest {
+                name: "hello".into(),
+                image: vec![0x7f, b'E', 0, 0],
+                args: vec!["a b".into(), String::new()],
+                memory: 16 << 20,
+                limit_ms: 500,
+            }],
+        };
+        assert_eq!(decode_job(&encode_job(&job).unwrap()).unwrap(), job);
+    }
+
+    #[test]
+    fn report_round_trips_and_holds_one_zero() {
+        let report = Report::Ended {
+            name: "zero\0inside".into(),
+            end: End::Panic { place: "a.rs:1:2".into(), message: "no".into() },
+            exits: 7,
+            frames_lost: 0,
+        };
+        let mut bytes = encode_report(&report).unwrap();
+        assert_eq!(bytes.iter().filter(|&&b| b == 0).count(), 1);
+        assert_eq!(bytes.last(), Some(&0));
+        assert_eq!(decode_report(&mut bytes).unwrap(), report);
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        assert!(decode_report(&mut [5, 4, 3, 2]).is_err());
+        assert!(decode_job(&[0xff; 16]).is_err());
+    }
+
+    #[test]
+    fn exit_statuses_differ_from_qemus_own() {
+        assert_eq!(qemu_status(EXIT_DONE), 33);
+        assert_eq!(qemu_status(EXIT_HOST_FAILED), 35);
+    }
+}
