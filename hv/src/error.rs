@@ -1,0 +1,56 @@
+//! What an embedder can do wrong, or run out of.
+
+use crate::addr::Gpa;
+use core::fmt;
+
+/// Why hv refused or failed. A guest's mistakes are never one of these: they are injected exceptions, statuses, or a [`crate::Stop`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// SVM cannot be used on this processor.
+    NoSvm(NoSvm),
+    /// The processor lacks a feature of the CPUID profile that guests are promised.
+    ProcessorLacks(&'static str),
+    /// The embedder's frame source is empty.
+    NoFrames,
+    /// The heap is full.
+    NoHeap,
+    /// Guest memory of this many bytes is not offered: zero, no multiple of 4096, or too large.
+    MemorySize(u64),
+    /// The guest-physical address lies outside guest memory.
+    OutsideMemory(Gpa),
+}
+
+/// Why SVM cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoSvm {
+    /// CPUID 8000_0001 ECX.SVM is clear: not AMD-V (or hidden by the firmware or an outer hypervisor).
+    NotOffered,
+    /// VM_CR.SVMDIS is set and locked: the firmware switched SVM off.
+    DisabledAndLocked,
+    /// VM_CR.SVMDIS is set, and a key is needed to clear it (CPUID 8000_000A EDX.SVML).
+    DisabledWithKey,
+    /// SVM revision 0, or fewer than two ASIDs: nothing to run a guest with.
+    TooFewAsids(u32),
+    /// Somebody has switched SVM on already (EFER.SVME is set).
+    InUse,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSvm(NoSvm::NotOffered) => f.write_str("SVM cannot be used: the processor does not offer AMD-V (CPUID 8000_0001 ECX.SVM is clear)"),
+            Self::NoSvm(NoSvm::DisabledAndLocked) => f.write_str("SVM cannot be used: the firmware disabled and locked it (VM_CR); enable SVM in the firmware's set-up"),
+            Self::NoSvm(NoSvm::DisabledWithKey) => f.write_str("SVM cannot be used: the firmware disabled it with a key (VM_CR, SVM_KEY); enable SVM in the firmware's set-up"),
+            Self::NoSvm(NoSvm::TooFewAsids(n)) => write!(f, "SVM cannot be used: the processor offers {n} ASIDs, at least 2 are needed"),
+            Self::NoSvm(NoSvm::InUse) => f.write_str("SVM cannot be used: it is switched on already (EFER.SVME), by somebody else or twice"),
+            Self::ProcessorLacks(feature) => write!(f, "the processor lacks {feature}, which guests are promised"),
+            Self::NoFrames => f.write_str("no free frames"),
+            Self::NoHeap => f.write_str("no free heap memory"),
+            Self::MemorySize(bytes) => write!(f, "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"),
+            Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

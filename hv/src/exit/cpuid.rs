@@ -1,0 +1,22 @@
+//! CPUID: answered from the profile that all guests share.
+
+use super::{Context, Next, stop};
+use crate::{
+    hw::{RBX, RCX, RDX},
+    insn::Opcode,
+};
+
+/// Answers CPUID (APM vol. 3, CPUID: 32-bit results, the upper halves become zero).
+#[inline]
+pub(super) fn handle(context: &mut Context<'_>) -> Next {
+    let Some(next) = context.vcpu.next_rip(Opcode::CPUID, context.mmu, context.memory) else {
+        return Next::Stop(stop::unhandled(context));
+    };
+    let [eax, ebx, ecx, edx] = context.hypervisor.profile().answer(context.vcpu.rax() as u32);
+    context.vcpu.set_rax(eax.into());
+    let registers = &mut context.vcpu.registers_mut().0;
+    registers[RBX] = ebx.into();
+    registers[RCX] = ecx.into();
+    registers[RDX] = edx.into();
+    Next::Skip(next)
+}

@@ -1,0 +1,56 @@
+//! Calls by the doorbell (`hv_abi::call`).
+
+use super::{Context, Next, Stop};
+use crate::{
+    addr::Gva,
+    hw::{RDI, RSI},
+    x86::Exception,
+};
+use hv_abi::call::{CONSOLE_MAX_BYTES, Number, Status, Stream};
+
+/// Encoding of R8.
+const R8: usize = 8;
+
+/// A range of guest-virtual addresses that a guest named; nothing is known of it but that it is not too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestBytes {
+    /// First address.
+    pub start: Gva,
+    /// Length in bytes, below the cap of the call.
+    pub len: usize,
+}
+
+/// Where a guest's panic report lies (`hv_abi::call::PanicReport`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PanicAt(pub Gva);
+
+/// Serves a call; RIP is behind the OUT already.
+#[inline]
+pub(super) fn handle(context: &mut Context<'_>) -> Next {
+    let vcpu = &mut *context.vcpu;
+    let registers = vcpu.registers().0;
+    let status = match Number::from_raw(vcpu.rax() as u32) {
+        Some(Number::Nop) => {
+            vcpu.set_rax(0);
+            return Next::Resume;
+        }
+        Some(Number::ConsoleWrite) => match Stream::from_raw(registers[R8]) {
+            None => Status::BadArgument,
+            Some(_) if registers[RSI] > CONSOLE_MAX_BYTES => Status::TooLarge,
+            Some(stream) => {
+                let bytes = GuestBytes { start: Gva(registers[RDI]), len: registers[RSI] as usize };
+                return Next::Stop(Stop::Console { stream, bytes });
+            }
+        },
+        Some(Number::Exit) => return Next::Stop(Stop::Exit(registers[RDI] as i32)),
+        Some(Number::Panic) => return Next::Stop(Stop::Panic(PanicAt(Gva(registers[RDI])))),
+        None => Status::UnknownCall,
+    };
+    vcpu.set_rax(status.encode());
+    Next::Resume
+}
+
+/// VMMCALL is not part of the contract: guests do not have it.
+pub(super) fn vmmcall(_context: &mut Context<'_>) -> Next {
+    Next::Inject(Exception::UD)
+}

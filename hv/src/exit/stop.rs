@@ -1,0 +1,162 @@
+//! Why `run` returned to the embedder.
+
+use super::{Context, GuestBytes, InvalidState, PanicAt, PortAccess};
+use crate::{
+    addr::{Gpa, Gva},
+    error::Error,
+    svm::ExitCode,
+    x86::{Exception, PageFaultCode, Vector},
+};
+use core::fmt;
+use hv_abi::call::Stream;
+
+/// Why `run` returned to the embedder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The guest writes to its console. The embedder reads the bytes, then answers the call with how many it took, or with a status.
+    Console {
+        /// Which stream.
+        stream: Stream,
+        /// Where the bytes are.
+        bytes: GuestBytes,
+    },
+    /// The guest is done; its exit code.
+    Exit(i32),
+    /// The guest panicked; where its report lies.
+    Panic(PanicAt),
+    /// The guest accessed a port that is not hv's; RIP is behind the instruction. After an IN, the embedder answers with the value.
+    Io {
+        /// Port, direction, width.
+        access: PortAccess,
+        /// What an OUT wrote.
+        value: u32,
+    },
+    /// The host had an interrupt or NMI and has served it. The guest may go on.
+    Interrupted,
+    /// The guest halted. It goes on behind the HLT if it is run again.
+    Halt,
+    /// The guest's tables led an access outside its memory; RIP is at the instruction.
+    OutsideMemory {
+        /// Where the access led.
+        gpa: Gpa,
+        /// The address that was accessed.
+        address: Gva,
+    },
+    /// The guest has shut down: an exception that it could not take.
+    Shutdown {
+        /// The exception, where it is known.
+        cause: Option<Cause>,
+        /// Where the guest was.
+        rip: u64,
+    },
+    /// The processor refused the VMCB. The VM cannot go on.
+    InvalidState(InvalidState),
+    /// The host ran out of something; the guest may go on once there is more.
+    Host(Error),
+    /// The guest did what this platform does not offer.
+    Unhandled(Unhandled),
+}
+
+/// An exception that nobody took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// The exception.
+    pub exception: Exception,
+    /// For a page fault, the address that was accessed.
+    pub address: Gva,
+}
+
+/// An exit that hv has no handler for; the virtual CPU's registers are as the guest left them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unhandled {
+    /// EXITCODE.
+    pub code: ExitCode,
+    /// EXITINFO1.
+    pub info_1: u64,
+    /// EXITINFO2.
+    pub info_2: u64,
+    /// Where the guest was.
+    pub rip: u64,
+}
+
+pub(super) fn unhandled(context: &Context<'_>) -> Stop {
+    let (control, save) = (&context.vcpu.vmcb().control, &context.vcpu.vmcb().save);
+    let code = ExitCode(control.exit_code as u32);
+    Stop::Unhandled(Unhandled { code, info_1: control.exit_info_1, info_2: control.exit_info_2, rip: save.rip })
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.exception.vector != Vector::PF {
+            return write!(f, "{}", self.exception);
+        }
+        let code = PageFaultCode::from_bits_truncate(self.exception.code.unwrap_or(0));
+        let verb = if code.contains(PageFaultCode::FETCH) {
+            "execute"
+        } else if code.contains(PageFaultCode::WRITE) {
+            "write to"
+        } else {
+            "read"
+        };
+        let why = if code.contains(PageFaultCode::RESERVED) {
+            "whose page-table entry has reserved bits set"
+        } else if code.contains(PageFaultCode::PRESENT) {
+            "which is mapped without that right"
+        } else {
+            "which is not mapped"
+        };
+        write!(f, "page fault (code {:#x}): it tried to {verb} address {}, {why}", code.bits(), self.address)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Console { bytes, .. } => write!(f, "writes {} bytes to its console", bytes.len),
+            Self::Exit(code) => write!(f, "exit with code {code}"),
+            Self::Panic(_) => f.write_str("panic"),
+            Self::Io { access, .. } => {
+                write!(f, "{:?} access of {} bytes to port {:#x}, which nobody owns", access.direction(), access.width() as u8, access.port())
+            }
+            Self::Interrupted => f.write_str("interrupted by the host"),
+            Self::Halt => f.write_str("halt with nothing to wake it"),
+            Self::OutsideMemory { gpa, address } => write!(f, "access to address {address}, which leads to {gpa}, outside its memory"),
+            Self::Shutdown { cause: Some(cause), rip } => write!(f, "unhandled {cause}, at rip {rip:#x}"),
+            Self::Shutdown { cause: None, rip } => write!(f, "triple fault at rip {rip:#x}"),
+            Self::InvalidState(state) => write!(f, "the processor refused its state: {state:x?}"),
+            Self::Host(error) => write!(f, "the host failed it: {error}"),
+            Self::Unhandled(exit) => write!(
+                f,
+                "{} exit ({:#x}, info {:#x}, {:#x}) at rip {:#x}, which this platform does not offer",
+                exit.code.name(),
+                exit.code.0,
+                exit.info_1,
+                exit.info_2,
+                exit.rip
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn page_faults_say_what_was_tried_and_why_it_failed() {
+        let cause = |code, address| Cause { exception: Exception { vector: Vector::PF, code: Some(code) }, address: Gva(address) };
+        let cases = [
+            (cause(0, 0x10), "page fault (code 0x0): it tried to read address 0x10, which is not mapped"),
+            (cause(3, 0x1000), "page fault (code 0x3): it tried to write to address 0x1000, which is mapped without that right"),
+            (cause(0x11, 0x2000), "page fault (code 0x11): it tried to execute address 0x2000, which is mapped without that right"),
+            (cause(9, 0x2000), "page fault (code 0x9): it tried to read address 0x2000, whose page-table entry has reserved bits set"),
+        ];
+        for (cause, text) in cases {
+            assert_eq!(cause.to_string(), text);
+        }
+        let stop = Stop::Shutdown { cause: Some(Cause { exception: Exception::GP0, address: Gva(0) }), rip: 0x10 };
+        assert_eq!(stop.to_string(), "unhandled general protection fault (error code 0x0), at rip 0x10");
+    }
+}

@@ -1,0 +1,432 @@
+//! Guest memory: which host frame stands behind a guest frame.
+//!
+//! Memory is a private overlay over a shared, immutable [`Base`] (an image, a snapshot). Both are directories of chunks, a chunk being a
+//! frame of 512 slots; an overlay's chunk starts as a copy of the base's, so that one look-up finds either. A frame is
+//! private to this memory, or shared: then it is copied before the first write. What nobody has touched is zero and has no frame.
+#![expect(unsafe_code, reason = "slots hold the addresses of frames that this memory, or its base, keeps alive")]
+
+use super::frame::{Frame, FrameRef, Frames, Page};
+use crate::{
+    addr::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE},
+    error::Error,
+};
+use alloc::{sync::Arc, vec::Vec};
+
+/// Slots of a chunk, and so guest frames: 2 MiB of guest memory.
+const CHUNK_SLOTS: usize = 512;
+/// Most guest memory of one VM.
+pub const MAX_BYTES: u64 = 512 << 30;
+
+/// One guest frame: the host frame's address and two flags; 0 when there is no frame.
+type Slot = u64;
+/// The frame belongs to a base; copy it before writing.
+const SHARED: Slot = 1;
+/// In a base: the frame belongs to this base, not to one below it.
+const OWNED: Slot = 2;
+const ADDRESS: Slot = 0x000f_ffff_ffff_f000;
+
+type Chunk = Page<[Slot; CHUNK_SLOTS]>;
+
+/// What an access is going to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// Read or execute.
+    Read,
+    /// Write.
+    Write,
+}
+
+/// A host frame that guest memory keeps alive: the only thing that a shadow leaf is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestFrame {
+    hpa: Hpa,
+    rights: HostRights,
+}
+
+/// What the host allows with a frame, whatever the guest's tables say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostRights {
+    /// The frame is shared: a write must take a copy first.
+    ReadOnly,
+    /// The frame is this memory's own.
+    ReadWrite,
+}
+
+impl GuestFrame {
+    /// Where the frame lies.
+    pub const fn hpa(self) -> Hpa {
+        self.hpa
+    }
+
+    /// What the host allows with it.
+    pub const fn rights(self) -> HostRights {
+        self.rights
+    }
+
+    const fn of(slot: Slot) -> Self {
+        let rights = if slot & SHARED != 0 { HostRights::ReadOnly } else { HostRights::ReadWrite };
+        Self { hpa: Hpa(slot & ADDRESS), rights }
+    }
+}
+
+/// Whether a touch put another host frame behind the guest frame: leaves that map the old one must go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Moved {
+    /// The guest frame had this host frame before, or none.
+    No,
+    /// It had a shared one, which now has a private copy.
+    From(Hpa),
+}
+
+/// An immutable, shared memory image; cheap to clone.
+#[derive(Clone)]
+pub struct Base(Arc<Layer>);
+
+struct Layer {
+    directory: Directory,
+    /// Keeps the frames alive that this layer took over from the one below.
+    _below: Option<Base>,
+}
+
+impl Base {
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.directory.pages << PAGE_SHIFT
+    }
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        self.directory.release(|slot| slot & OWNED != 0);
+    }
+}
+
+struct Directory {
+    frames: Frames,
+    chunks: Vec<Option<Chunk>>,
+    pages: u64,
+}
+
+impl Directory {
+    fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
+        if bytes == 0 || bytes > MAX_BYTES || !bytes.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(Error::MemorySize(bytes));
+        }
+        let pages = bytes >> PAGE_SHIFT;
+        let count = pages.div_ceil(CHUNK_SLOTS as u64) as usize;
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
+        chunks.resize_with(count, || None);
+        Ok(Self { frames, chunks, pages })
+    }
+
+    /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
+    #[inline]
+    fn slot(&self, gfn: Gfn, base: Option<&Base>) -> Option<Slot> {
+        if gfn.0 >= self.pages {
+            return None;
+        }
+        let (chunk, index) = split(gfn);
+        match (&self.chunks[chunk], base) {
+            (Some(chunk), _) => Some(chunk[index]),
+            (None, Some(base)) => Some(base.0.directory.slot(gfn, None).unwrap_or(0)),
+            (None, None) => Some(0),
+        }
+    }
+
+    fn release(&mut self, ours: impl Fn(Slot) -> bool) {
+        for chunk in self.chunks.iter().flatten() {
+            for &slot in chunk.iter().filter(|&&slot| slot != 0 && ours(slot)) {
+                // SAFETY: the slot is one that this directory's owner put a frame of its own in, by `Frame::into_hpa`; the directory is being
+                // dropped, so nobody turns it back again.
+                drop(unsafe { self.frames.reclaim(Hpa(slot & ADDRESS)) });
+            }
+        }
+    }
+}
+
+const fn split(gfn: Gfn) -> (usize, usize) {
+    (gfn.0 as usize / CHUNK_SLOTS, gfn.0 as usize % CHUNK_SLOTS)
+}
+
+/// The memory of one VM.
+pub struct GuestMemory {
+    directory: Directory,
+    base: Option<Base>,
+}
+
+impl GuestMemory {
+    /// Makes memory of `bytes` bytes, all zero; frames are taken on first touch.
+    ///
+    /// # Errors
+    /// [`Error::MemorySize`] when the size is zero, no multiple of 4 KiB, or above [`MAX_BYTES`]; [`Error::NoHeap`].
+    pub fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
+        Ok(Self { directory: Directory::new(frames, bytes)?, base: None })
+    }
+
+    /// Makes memory that starts as `base` is, sharing its frames until they are written.
+    ///
+    /// # Errors
+    /// [`Error::NoHeap`].
+    pub fn over(base: &Base) -> Result<Self, Error> {
+        let directory = Directory::new(base.0.directory.frames, base.size())?;
+        Ok(Self { directory, base: Some(base.clone()) })
+    }
+
+    /// Makes this memory immutable, to be shared by others.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`] or [`Error::NoHeap`] when the look-up structures cannot be completed.
+    pub fn freeze(mut self) -> Result<Base, Error> {
+        if self.base.is_some() {
+            for chunk in 0..self.directory.chunks.len() {
+                self.own_chunk(chunk)?;
+            }
+        }
+        let (pages, frames) = (self.directory.pages, self.directory.frames);
+        let mut chunks = core::mem::take(&mut self.directory.chunks);
+        for chunk in chunks.iter_mut().flatten() {
+            for slot in chunk.iter_mut().filter(|slot| **slot != 0) {
+                *slot = if *slot & SHARED != 0 { *slot & !OWNED } else { *slot | SHARED | OWNED };
+            }
+        }
+        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages }, _below: self.base.take() })))
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.directory.pages << PAGE_SHIFT
+    }
+
+    /// Tells which host frame stands behind `gfn`, if any does: `None` outside memory and for a frame never touched.
+    #[inline]
+    pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
+        self.directory.slot(gfn, self.base.as_ref()).filter(|&slot| slot != 0).map(GuestFrame::of)
+    }
+
+    /// Puts a host frame behind `gfn`, fit for `intent`: a zeroed one at the first touch, a private copy of a shared one at the first write.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`], [`Error::NoFrames`].
+    pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Moved), Error> {
+        let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
+        if slot != 0 && (slot & SHARED == 0 || intent == Intent::Read) {
+            return Ok((GuestFrame::of(slot), Moved::No));
+        }
+        let (frame, moved) = if slot == 0 {
+            (self.directory.frames.take_zeroed()?, Moved::No)
+        } else {
+            let copy = self.directory.frames.take()?;
+            copy.view().copy_from(self.view(slot));
+            (copy, Moved::From(Hpa(slot & ADDRESS)))
+        };
+        let new = self.put(gfn, frame)?;
+        Ok((GuestFrame::of(new), moved))
+    }
+
+    /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
+    #[inline]
+    pub fn load(&self, gpa: Gpa) -> Option<u64> {
+        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref())?;
+        Some(if slot == 0 { 0 } else { self.view(slot).load(gpa.page_offset() / 8) })
+    }
+
+    /// Reads consecutive words of one frame, from `gpa` on; what lies behind the frame's end, or outside memory, reads as zero.
+    pub fn load_words(&self, gpa: Gpa, into: &mut [u64]) {
+        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref()).unwrap_or(0);
+        let first = gpa.page_offset() / 8;
+        for (at, word) in into.iter_mut().enumerate() {
+            *word = if slot == 0 || first + at >= PAGE_SIZE / 8 { 0 } else { self.view(slot).load(first + at) };
+        }
+    }
+
+    /// Replaces the 64-bit word at `gpa`, which is 8-aligned, if it still is `old`. Its frame must have been touched for writing.
+    ///
+    /// Returns whether the word was `old`, or `None` when the frame is outside memory or not private.
+    pub fn compare_exchange(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
+        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref())?;
+        (slot != 0 && slot & SHARED == 0).then(|| self.view(slot).compare_exchange(gpa.page_offset() / 8, old, new))
+    }
+
+    /// Reads bytes; what nobody has touched reads as zero.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`] with the first address that is, after the bytes before it were copied.
+    pub fn read(&self, gpa: Gpa, mut into: &mut [u8]) -> Result<(), Error> {
+        let mut at = gpa;
+        while !into.is_empty() {
+            let slot = self.directory.slot(at.gfn(), self.base.as_ref()).ok_or(Error::OutsideMemory(at))?;
+            let count = into.len().min(PAGE_SIZE - at.page_offset());
+            let (now, rest) = into.split_at_mut(count);
+            if slot == 0 {
+                now.fill(0);
+            } else {
+                self.view(slot).read(at.page_offset(), now);
+            }
+            (into, at) = (rest, at.wrapping_add(count as u64));
+        }
+        Ok(())
+    }
+
+    /// Writes bytes before a virtual CPU has run. Later writes go through the VM, which also knows the translations.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`] with the first address that is, [`Error::NoFrames`]; the bytes before it were copied.
+    pub fn write(&mut self, gpa: Gpa, mut from: &[u8]) -> Result<(), Error> {
+        let mut at = gpa;
+        while !from.is_empty() {
+            let (frame, _) = self.touch(at.gfn(), Intent::Write).map_err(|error| match error {
+                Error::OutsideMemory(_) => Error::OutsideMemory(at),
+                other => other,
+            })?;
+            let count = self.view(frame.hpa.0).write(at.page_offset(), from);
+            (from, at) = (&from[count..], at.wrapping_add(count as u64));
+        }
+        Ok(())
+    }
+
+    /// Raw access to a frame that this memory gave out. Frames leave guest memory only when it is dropped, so it is still there.
+    #[inline]
+    pub(crate) fn view_frame(&self, frame: GuestFrame) -> FrameRef<'_> {
+        self.view(frame.hpa.0)
+    }
+
+    #[inline]
+    fn view(&self, slot: Slot) -> FrameRef<'_> {
+        // SAFETY: a non-zero slot holds a frame that this memory owns, or that its base owns, and the base is kept by `self.base`; slots are
+        // overwritten only through `&mut self`, so the frame outlives the view.
+        unsafe { self.directory.frames.view(Hpa(slot & ADDRESS)) }
+    }
+
+    fn put(&mut self, gfn: Gfn, frame: Frame) -> Result<Slot, Error> {
+        let (chunk, index) = split(gfn);
+        let slots = self.own_chunk(chunk)?;
+        slots[index] = frame.into_hpa().0;
+        Ok(slots[index])
+    }
+
+    fn own_chunk(&mut self, chunk: usize) -> Result<&mut Chunk, Error> {
+        if self.directory.chunks[chunk].is_none() {
+            let frame = self.directory.frames.take()?;
+            match self.base.as_ref().and_then(|base| base.0.directory.chunks[chunk].as_ref()) {
+                Some(below) => {
+                    let mut slots = Chunk::new(frame);
+                    slots.copy_from_slice(&below[..]);
+                    self.directory.chunks[chunk] = Some(slots);
+                }
+                None => {
+                    frame.view().zero();
+                    self.directory.chunks[chunk] = Some(Chunk::new(frame));
+                }
+            }
+        }
+        self.directory.chunks[chunk].as_mut().ok_or(Error::NoFrames)
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        self.directory.release(|slot| slot & SHARED == 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::arena::Arena;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn memory_reads_zero_until_written_and_takes_frames_on_touch() {
+        let arena = Arena::leak(16);
+        let mut memory = GuestMemory::new(arena.frames(), 4 * MIB).unwrap();
+        let mut bytes = [1u8; 8];
+        memory.read(Gpa(0x1ffc), &mut bytes).unwrap();
+        assert_eq!((bytes, arena.live()), ([0; 8], 0));
+        memory.write(Gpa(0x1ffc), b"12345678").unwrap();
+        memory.read(Gpa(0x1ffc), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"12345678");
+        assert_eq!(arena.live(), 3, "two pages and a chunk");
+        drop(memory);
+        assert_eq!(arena.live(), 0);
+    }
+
+    #[test]
+    fn outside_is_an_error_and_never_wraps() {
+        let arena = Arena::leak(16);
+        let mut memory = GuestMemory::new(arena.frames(), MIB).unwrap();
+        assert_eq!(memory.write(Gpa(MIB - 2), b"abcd"), Err(Error::OutsideMemory(Gpa(MIB))));
+        assert_eq!(memory.read(Gpa(u64::MAX - 1), &mut [0; 4]), Err(Error::OutsideMemory(Gpa(u64::MAX - 1))));
+        assert_eq!(memory.load(Gpa(MIB)), None);
+        for size in [0, 4095, MAX_BYTES + 4096] {
+            assert_eq!(GuestMemory::new(arena.frames(), size).err(), Some(Error::MemorySize(size)));
+        }
+    }
+
+    #[test]
+    fn frames_of_a_base_are_shared_until_written() {
+        let arena = Arena::leak(32);
+        let mut image = GuestMemory::new(arena.frames(), MIB).unwrap();
+        image.write(Gpa(0x5000), b"shared").unwrap();
+        let base = image.freeze().unwrap();
+        let before = arena.live();
+        let mut a = GuestMemory::over(&base).unwrap();
+        let b = GuestMemory::over(&base).unwrap();
+        assert_eq!(arena.live(), before, "a clone costs no frame");
+        let shared = a.present(Gfn(5)).unwrap();
+        assert_eq!(shared.rights(), HostRights::ReadOnly);
+        assert_eq!(a.touch(Gfn(5), Intent::Read), Ok((shared, Moved::No)));
+        let (own, moved) = a.touch(Gfn(5), Intent::Write).unwrap();
+        assert_eq!((own.rights(), moved), (HostRights::ReadWrite, Moved::From(shared.hpa())));
+        a.write(Gpa(0x5000), b"mine!!").unwrap();
+        let mut bytes = [0; 6];
+        b.read(Gpa(0x5000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"shared");
+        a.read(Gpa(0x5000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"mine!!");
+        drop((a, b, base));
+        assert_eq!(arena.live(), 0);
+    }
+
+    #[test]
+    fn a_base_over_a_base_keeps_both_alive_and_frees_each_frame_once() {
+        let arena = Arena::leak(32);
+        let mut image = GuestMemory::new(arena.frames(), 4 * MIB).unwrap();
+        image.write(Gpa(0x5000), b"one").unwrap();
+        image.write(Gpa(0x20_0000), b"far").unwrap();
+        let mut upper = GuestMemory::over(&image.freeze().unwrap()).unwrap();
+        upper.write(Gpa(0x6000), b"two").unwrap();
+        let base = upper.freeze().unwrap();
+        let memory = GuestMemory::over(&base).unwrap();
+        drop(base);
+        for (at, text) in [(0x5000, b"one"), (0x6000, b"two"), (0x20_0000, b"far")] {
+            let mut bytes = [0; 3];
+            memory.read(Gpa(at), &mut bytes).unwrap();
+            assert_eq!(&bytes, text);
+        }
+        drop(memory);
+        assert_eq!(arena.live(), 0);
+    }
+
+    #[test]
+    fn running_out_of_frames_is_an_error_and_loses_none() {
+        let arena = Arena::leak(3);
+        let mut memory = GuestMemory::new(arena.frames(), MIB).unwrap();
+        assert_eq!(memory.write(Gpa(0x1000), &[7; 3 * PAGE_SIZE]), Err(Error::NoFrames));
+        drop(memory);
+        assert_eq!(arena.live(), 0);
+    }
+
+    #[test]
+    fn words_are_exchanged_only_in_private_frames() {
+        let arena = Arena::leak(8);
+        let mut memory = GuestMemory::new(arena.frames(), MIB).unwrap();
+        assert_eq!(memory.compare_exchange(Gpa(0x1008), 0, 5), None);
+        memory.write(Gpa(0x1008), &3u64.to_le_bytes()).unwrap();
+        assert_eq!(memory.compare_exchange(Gpa(0x1008), 0, 5), Some(false));
+        assert_eq!(memory.compare_exchange(Gpa(0x1008), 3, 5), Some(true));
+        assert_eq!(memory.load(Gpa(0x1008)), Some(5));
+    }
+}

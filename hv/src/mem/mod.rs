@@ -1,0 +1,9 @@
+//! Memory: frames of the host, and the guest memory that is made of them.
+
+#[cfg(any(test, feature = "model"))]
+pub mod arena;
+mod frame;
+mod guest;
+
+pub use frame::{Frame, FrameRef, Frames, Page};
+pub use guest::{Base, GuestFrame, GuestMemory, HostRights, Intent, MAX_BYTES, Moved};

@@ -1,0 +1,462 @@
+//! The shadow MMU: page tables that the processor walks, filled from the guest's own tables on demand.
+//!
+//! A fault comes in ([`ShadowMmu::fault`]); the guest's tables are walked as the processor would walk them ([`walk`]), which
+//! yields the page fault that the guest is owed, or a translation. The translation's frame comes from guest memory (zeroed or copied
+//! at that moment if need be), and a leaf is filled with what guest *and* host allow. Neighbours that the guest has used before are filled with it.
+//!
+//! Shadow tables are keyed by the guest frame that holds the guest's table and by their [`Role`]; entries above the last level
+//! allow everything, leaves carry the rights of all levels. A frame that holds a shadowed table is mapped read-only. Its first write makes
+//! the shadow table *unsync*: the frame becomes writable, and the shadow keeps what it has, as a TLB would, until the guest flushes.
+//!
+//! What is guaranteed, and where it is shown:
+//!
+//! | guarantee | test |
+//! |---|---|
+//! | a leaf never allows more than guest and host | `leaves_never_exceed_the_guest_and_the_host` |
+//! | leaves are made of [`GuestFrame`] only | the type of `leaf_of`, the one place that makes a leaf |
+//! | a frame that gets a private copy loses every leaf of the old one | `a_copied_frame_loses_all_its_old_leaves` |
+//! | no table frame is reused before the flush that it owes | `tables_stay_in_quarantine_until_discharged` |
+//! | accessed and dirty bits are set as the processor sets them | `clean_pages_fault_once_more_to_become_dirty` |
+
+mod duty;
+mod rmap;
+mod walk;
+
+pub use duty::FlushDuty;
+pub use walk::{Access, Kind, PageFault, Paging, Privilege, Rights, Translation, translate};
+
+use crate::{
+    addr::{Gfn, Gpa, Gva, Hpa, PAGE_SHIFT},
+    error::Error,
+    mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Moved},
+    x86::{ADDRESS_MASK, Entry, PageFaultCode},
+};
+use alloc::vec::Vec;
+use hashbrown::HashMap;
+use rmap::{Holds, Leaf, ReverseMap};
+use walk::{LEVELS, index, span};
+
+/// Most shadow tables of one VM (64 MiB of frames): with one more, all are dropped and filled anew.
+const MAX_TABLES: usize = 16 * 1024;
+/// Entries that one fault looks at, its own among them.
+const PREFETCH: usize = 32;
+/// An entry above the last level: everything is allowed, the leaves decide.
+const LINK: Entry = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::USER).union(Entry::ACCESSED);
+
+/// What a shadow table stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// The guest table in the key's frame.
+    Table,
+    /// A piece of a large page that begins at the key's frame; there is no guest table.
+    LargePage,
+}
+
+/// What makes two shadow tables of one guest frame different.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Role {
+    /// Level of the table, 1 to 4.
+    level: u8,
+    source: Source,
+    /// What the entries above it allow.
+    rights: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Key {
+    gfn: Gfn,
+    role: Role,
+}
+
+struct Table {
+    frame: Frame,
+    key: Key,
+    /// Entries that point here, or did once.
+    parents: Vec<Leaf>,
+}
+
+/// What became of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The shadow has the translation now: the guest tries again.
+    Filled,
+    /// The guest's own tables forbid the access.
+    Guest(PageFault),
+    /// The access is allowed, but leads outside guest memory.
+    Outside(Gpa),
+}
+
+/// The shadow tables of one VM.
+pub struct ShadowMmu {
+    frames: Frames,
+    tables: Vec<Option<Table>>,
+    free: Vec<u32>,
+    by_key: HashMap<Key, u32>,
+    reverse: ReverseMap,
+    /// Tables that are out of use, but perhaps not out of every TLB and walk cache.
+    quarantine: Vec<Frame>,
+    root: u32,
+    /// The last-level table that was filled last, and the 2 MiB region that it served.
+    recent: Option<(u64, u32)>,
+    epoch: u64,
+}
+
+impl ShadowMmu {
+    /// Makes the shadow of the address space that `paging` names.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside guest memory.
+    pub fn new(frames: Frames, memory: &GuestMemory, paging: &Paging) -> Result<Self, Error> {
+        let mut mmu = Self {
+            frames,
+            tables: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            reverse: ReverseMap::new(frames, memory.size())?,
+            quarantine: Vec::new(),
+            root: 0,
+            recent: None,
+            epoch: 0,
+        };
+        mmu.tables.try_reserve(8).map_err(|_| Error::NoHeap)?;
+        let _nothing_ran_yet = mmu.load_root(memory, paging)?;
+        Ok(mmu)
+    }
+
+    /// The address of the top shadow table, for the VMCB's CR3.
+    pub fn root(&self) -> Hpa {
+        self.table(self.root).frame.hpa()
+    }
+
+    /// Changes with every translation that is removed or replaced: what was learnt from the tables before may be wrong after.
+    #[inline]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Makes the top table that `paging` names the root.
+    ///
+    /// # Errors
+    /// As [`ShadowMmu::new`].
+    pub fn load_root(&mut self, memory: &GuestMemory, paging: &Paging) -> Result<FlushDuty, Error> {
+        let role = Role { level: LEVELS as u8, source: Source::Table, rights: Rights::all().bits() };
+        let (root, duty) = self.find_or_make(memory, Key { gfn: paging.top(), role })?;
+        self.root = root;
+        self.recent = None;
+        Ok(duty)
+    }
+
+    /// Handles a page fault that the processor raised while the guest ran on these tables.
+    ///
+    /// The duty covers everything that had to change on the way, whatever the outcome.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`] and [`Error::NoHeap`]: the host has no memory for the guest.
+    pub fn fault(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        code: PageFaultCode,
+    ) -> Result<(Outcome, FlushDuty), Error> {
+        let access = Access::of_fault(code);
+        let mut duty = FlushDuty::None;
+        if self.tables.len() - self.free.len() + LEVELS > MAX_TABLES {
+            duty = self.drop_all(memory, paging)?;
+        }
+        let walked = walk::walk(memory, paging, address, access, |gfn, moved| duty = duty.and(self.moved(gfn, moved)))?;
+        let found = match walked {
+            Ok(found) => found,
+            Err(fault) => return Ok((Outcome::Guest(fault), duty)),
+        };
+        let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
+        let gfn = found.gpa.gfn();
+        let (frame, moved) = match memory.touch(gfn, intent) {
+            Err(Error::OutsideMemory(_)) => return Ok((Outcome::Outside(found.gpa), duty)),
+            other => other?,
+        };
+        duty = duty.and(self.moved_at(gfn, moved, address));
+        let table = self.last_table(memory, &found, address, &mut duty)?;
+        if intent == Intent::Write && self.reverse.is_table(gfn) {
+            self.reverse.set_table(gfn, Holds::Data)?;
+        }
+        let rights = effective_rights(&found, access, paging);
+        let entry = leaf_of(frame, rights, self.reverse.is_table(gfn));
+        duty = duty.and(self.set_leaf(Leaf { table, entry: index(address, 1) as u16 }, gfn, entry, address)?);
+        self.prefetch(memory, &found, table, address)?;
+        Ok((Outcome::Filled, duty))
+    }
+
+    /// Says that hv itself wrote to a guest frame, after `memory.touch` told what `moved`.
+    pub fn written(&mut self, gfn: Gfn, moved: Moved) -> FlushDuty {
+        self.moved(gfn, moved)
+    }
+
+    /// Says that every flush handed out so far has been discharged: frames may go back to the host.
+    #[inline]
+    pub fn discharged(&mut self) {
+        if !self.quarantine.is_empty() {
+            self.quarantine.clear();
+        }
+    }
+
+    fn table(&self, index: u32) -> &Table {
+        // An index is handed out when its slot is filled, and forgotten (`recent`, `by_key`, `root`) when the slot is emptied.
+        self.tables[index as usize].as_ref().expect("a table that is in use")
+    }
+
+    /// The last-level table for `address`, linked from the root.
+    fn last_table(&mut self, memory: &GuestMemory, found: &Translation, address: Gva, duty: &mut FlushDuty) -> Result<u32, Error> {
+        let region = address.0 / span(2);
+        if let Some((recent, table)) = self.recent
+            && recent == region
+            && found.level == 1
+            && self.table(table).key.gfn == found.steps[0].table
+        {
+            return Ok(table);
+        }
+        let mut table = self.root;
+        let mut above = Rights::all();
+        for level in (2..=LEVELS).rev() {
+            let (gfn, source) = if level > found.level {
+                (found.steps[level - 2].table, Source::Table)
+            } else {
+                (Gfn(found.gpa.0 / span(level) * span(level) >> PAGE_SHIFT), Source::LargePage)
+            };
+            if level >= found.level {
+                above &= Rights::of(Entry::from_bits_retain(found.steps[level - 1].entry));
+            }
+            let key = Key { gfn, role: Role { level: level as u8 - 1, source, rights: above.bits() } };
+            let (child, made) = self.find_or_make(memory, key)?;
+            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u16 }, child)?);
+            table = child;
+        }
+        self.recent = Some((region, table));
+        Ok(table)
+    }
+
+    fn find_or_make(&mut self, memory: &GuestMemory, key: Key) -> Result<(u32, FlushDuty), Error> {
+        if let Some(&found) = self.by_key.get(&key) {
+            return Ok((found, FlushDuty::None));
+        }
+        self.by_key.try_reserve(1).map_err(|_| Error::NoHeap)?;
+        self.tables.try_reserve(1).map_err(|_| Error::NoHeap)?;
+        let frame = self.frames.take_zeroed()?;
+        let duty = if key.role.source == Source::Table { self.protect(memory, key.gfn)? } else { FlushDuty::None };
+        let table = Some(Table { frame, key, parents: Vec::new() });
+        let slot = self.free.pop().unwrap_or(self.tables.len() as u32);
+        match self.tables.get_mut(slot as usize) {
+            Some(place) => *place = table,
+            None => self.tables.push(table),
+        }
+        self.by_key.insert(key, slot);
+        Ok((slot, duty))
+    }
+
+    /// Makes every leaf that maps `gfn` read-only, because it holds a table that is in step.
+    fn protect(&mut self, memory: &GuestMemory, gfn: Gfn) -> Result<FlushDuty, Error> {
+        if self.reverse.is_table(gfn) {
+            return Ok(FlushDuty::None);
+        }
+        self.reverse.set_table(gfn, Holds::Table)?;
+        let Some(frame) = memory.present(gfn) else { return Ok(FlushDuty::None) };
+        let mut duty = FlushDuty::None;
+        let tables = &self.tables;
+        self.reverse.for_each(gfn, |leaf| {
+            if let Some(entry) = mapping(tables, leaf, frame.hpa())
+                && entry.contains(Entry::WRITABLE)
+            {
+                store(tables, leaf, entry - Entry::WRITABLE);
+                duty = FlushDuty::Asid;
+            }
+        });
+        Ok(duty)
+    }
+
+    fn link(&mut self, at: Leaf, child: u32) -> Result<FlushDuty, Error> {
+        let entry = Entry::from_bits_retain(self.table(child).frame.hpa().0) | LINK;
+        let old = self.table(at.table).frame.view().load(at.entry as usize);
+        if old & !Entry::ACCESSED.bits() == entry.bits() & !Entry::ACCESSED.bits() {
+            return Ok(FlushDuty::None);
+        }
+        store(&self.tables, at, entry);
+        if let Some(table) = &mut self.tables[child as usize]
+            && !table.parents.contains(&at)
+        {
+            table.parents.try_reserve(1).map_err(|_| Error::NoHeap)?;
+            table.parents.push(at);
+        }
+        if old & Entry::PRESENT.bits() == 0 {
+            return Ok(FlushDuty::None);
+        }
+        self.epoch += 1;
+        Ok(FlushDuty::Asid)
+    }
+
+    fn set_leaf(&mut self, at: Leaf, gfn: Gfn, entry: Entry, address: Gva) -> Result<FlushDuty, Error> {
+        let old = Entry::from_bits_retain(self.table(at.table).frame.view().load(at.entry as usize));
+        let mut duty = match self.reverse.add(gfn, at)? {
+            Some(surplus) => self.remove_surplus(surplus),
+            None => FlushDuty::None,
+        };
+        store(&self.tables, at, entry);
+        if old.contains(Entry::PRESENT) && !is_upgrade(old, entry) {
+            self.epoch += 1;
+            duty = duty.and(FlushDuty::Address(address));
+        }
+        Ok(duty)
+    }
+
+    #[cold]
+    fn remove_surplus(&mut self, leaf: Leaf) -> FlushDuty {
+        let is_leaf = self.tables[leaf.table as usize].as_ref().is_some_and(|table| table.key.role.level == 1);
+        if is_leaf {
+            store(&self.tables, leaf, Entry::empty());
+        }
+        self.epoch += 1;
+        FlushDuty::Asid
+    }
+
+    /// Fills the neighbours of `address` that the guest has used already and whose frames are there.
+    fn prefetch(&mut self, memory: &GuestMemory, found: &Translation, table: u32, address: Gva) -> Result<(), Error> {
+        let own = index(address, 1);
+        let first = own & !(PREFETCH - 1);
+        let above = Rights::from_bits_retain(self.table(table).key.role.rights);
+        let mut guest = [0; PREFETCH];
+        match found.level {
+            1 => memory.load_words(Gpa(found.steps[0].table.gpa().0 + first as u64 * 8), &mut guest),
+            _ => spread(found, address, first, &mut guest),
+        }
+        for (offset, raw) in guest.into_iter().enumerate() {
+            let (entry, raw) = (first + offset, Entry::from_bits_retain(raw));
+            if entry == own || !raw.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(raw) {
+                continue;
+            }
+            if self.table(table).frame.view().load(entry) != 0 {
+                continue;
+            }
+            let gfn = Gpa(raw.address()).gfn();
+            let Some(frame) = memory.present(gfn) else { continue };
+            let mut rights = above & Rights::of(raw);
+            rights.set(Rights::WRITE, rights.contains(Rights::WRITE) && raw.contains(Entry::DIRTY));
+            let at = Leaf { table, entry: entry as u16 };
+            if let Some(surplus) = self.reverse.add(gfn, at)? {
+                // The list is full: leave both as they are. The neighbour's own fault will decide.
+                self.reverse.add(gfn, surplus)?;
+                continue;
+            }
+            store(&self.tables, at, leaf_of(frame, rights, self.reverse.is_table(gfn)));
+        }
+        Ok(())
+    }
+
+    fn moved(&mut self, gfn: Gfn, moved: Moved) -> FlushDuty {
+        match moved {
+            Moved::No => FlushDuty::None,
+            Moved::From(old) => {
+                let removed = self.remove_leaves(gfn, old);
+                if removed == 0 { FlushDuty::None } else { FlushDuty::Asid }
+            }
+        }
+    }
+
+    /// As `moved`, where the leaf of `address` is known to be about to change: if it is the only one, flushing it is enough.
+    fn moved_at(&mut self, gfn: Gfn, moved: Moved, address: Gva) -> FlushDuty {
+        let Moved::From(old) = moved else { return FlushDuty::None };
+        let here = self.recent.filter(|(region, _)| *region == address.0 / span(2)).map(|(_, table)| table);
+        let is_here = here.is_some_and(|table| mapping(&self.tables, Leaf { table, entry: index(address, 1) as u16 }, old).is_some());
+        match self.remove_leaves(gfn, old) {
+            0 => FlushDuty::None,
+            1 if is_here => FlushDuty::Address(address),
+            _ => FlushDuty::Asid,
+        }
+    }
+
+    /// Removes every leaf that maps `gfn` to the host frame `hpa`; tells how many there were.
+    fn remove_leaves(&mut self, gfn: Gfn, hpa: Hpa) -> usize {
+        let mut removed = 0;
+        let tables = &self.tables;
+        self.reverse.for_each(gfn, |leaf| {
+            if mapping(tables, leaf, hpa).is_some() {
+                store(tables, leaf, Entry::empty());
+                removed += 1;
+            }
+        });
+        self.epoch += 1;
+        removed
+    }
+
+    /// Puts every table into quarantine and starts with an empty root.
+    fn drop_all(&mut self, memory: &GuestMemory, paging: &Paging) -> Result<FlushDuty, Error> {
+        self.quarantine.try_reserve(self.tables.len()).map_err(|_| Error::NoHeap)?;
+        for table in self.tables.drain(..).flatten() {
+            if table.key.role.source == Source::Table {
+                self.reverse.set_table(table.key.gfn, Holds::Data)?;
+            }
+            self.quarantine.push(table.frame);
+        }
+        self.free.clear();
+        self.by_key.clear();
+        self.epoch += 1;
+        let _covered_by_the_whole = self.load_root(memory, paging)?;
+        Ok(FlushDuty::Asid)
+    }
+}
+
+/// The entry at `leaf` if it is a last-level entry that maps the host frame `hpa`.
+fn mapping(tables: &[Option<Table>], leaf: Leaf, hpa: Hpa) -> Option<Entry> {
+    let table = tables.get(leaf.table as usize)?.as_ref().filter(|table| table.key.role.level == 1)?;
+    let entry = Entry::from_bits_retain(table.frame.view().load(leaf.entry as usize));
+    (entry.contains(Entry::PRESENT) && entry.address() == hpa.0).then_some(entry)
+}
+
+#[inline]
+fn store(tables: &[Option<Table>], at: Leaf, entry: Entry) {
+    if let Some(Some(table)) = tables.get(at.table as usize) {
+        table.frame.view().store(at.entry as usize, entry.bits());
+    }
+}
+
+/// Makes a leaf: what the guest allows, unless the host forbids it. The guest's cache bits are not taken over.
+#[inline]
+fn leaf_of(frame: GuestFrame, rights: Rights, is_table: bool) -> Entry {
+    let mut entry = Entry::from_bits_retain(frame.hpa().0) | Entry::PRESENT | Entry::ACCESSED | Entry::DIRTY;
+    entry.set(Entry::WRITABLE, rights.contains(Rights::WRITE) && frame.rights() == HostRights::ReadWrite && !is_table);
+    entry.set(Entry::USER, rights.contains(Rights::USER));
+    entry.set(Entry::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
+    entry
+}
+
+/// What the leaf for an access allows: a clean page is read-only, so that the first write comes here and sets the dirty bit.
+fn effective_rights(found: &Translation, access: Access, paging: &Paging) -> Rights {
+    let mut rights = found.rights;
+    if !found.is_dirty() {
+        rights -= Rights::WRITE;
+    }
+    let supervisor_write = access.kind == Kind::Write && access.privilege == Privilege::Supervisor;
+    if supervisor_write && !paging.write_protect && !rights.contains(Rights::WRITE) {
+        // CR0.WP = 0: the supervisor may write, the user may not, and the processor runs with WP = 1. So the leaf is the supervisor's alone.
+        rights = (rights | Rights::WRITE) - Rights::USER;
+    }
+    rights
+}
+
+/// Tells whether a translation cached from `old` allows nothing that `new` forbids, and leads to the same frame.
+fn is_upgrade(old: Entry, new: Entry) -> bool {
+    let taken = (Entry::WRITABLE | Entry::USER) & old & !new;
+    let forbidden = Entry::NO_EXECUTE & new & !old;
+    old.address() == new.address() && taken.is_empty() && forbidden.is_empty()
+}
+
+/// What the last-level entries of a large page would be, if it had some.
+fn spread(found: &Translation, address: Gva, first: usize, into: &mut [u64; PREFETCH]) {
+    let raw = Entry::from_bits_retain(found.steps[found.level - 1].entry);
+    let flags = raw & (Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY | Entry::NO_EXECUTE);
+    let start = (found.gpa.0 & ADDRESS_MASK) - ((index(address, 1) - first) as u64 * span(1));
+    for (at, word) in into.iter_mut().enumerate() {
+        *word = (start + at as u64 * span(1)) | flags.bits();
+    }
+}
+
+#[cfg(test)]
+mod tests;

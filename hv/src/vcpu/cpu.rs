@@ -1,0 +1,107 @@
+//! A physical CPU with SVM switched on. Having one is the proof that it is.
+#![expect(unsafe_code, reason = "switches SVM on and off")]
+
+use super::{asid::AsidPool, fpu::FpuState, setup::Hypervisor};
+use crate::{
+    error::{Error, NoSvm},
+    hw::Hw,
+    mem::Frame,
+    svm::Features,
+    x86::{EferFlags, msr},
+};
+use alloc::sync::Arc;
+
+/// CPUID 8000_0001 ECX: SVM.
+const CPUID_SVM: u32 = 1 << 2;
+const SVME: u64 = EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE.bits();
+
+/// What was done at the seam on one CPU. World switches are counted by the virtual CPUs ([`super::Vcpu::exits`]), each standing for two VMLOADs, one
+/// VMSAVE, one CLGI and one STGI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Times that everything under an ASID, or under all, was flushed.
+    pub asid_flushes: u64,
+    /// Single addresses flushed.
+    pub address_flushes: u64,
+    /// Times that the FPU registers changed their owner.
+    pub fpu_switches: u64,
+    /// MSRs written.
+    pub msr_writes: u64,
+    /// VMSAVEs of the host, one each time an embedder calls `run`.
+    pub host_saves: u64,
+}
+
+/// A CPU with SVM on. One per processor; it stays on its processor. Dropping it switches SVM off.
+pub struct Cpu<H: Hw> {
+    pub(super) hw: H,
+    pub(super) host_area: Frame,
+    pub(super) asids: AsidPool,
+    pub(super) fpu_owner: Option<Arc<FpuState>>,
+    pub(super) counters: Counters,
+    pub(super) features: Features,
+    _save_area: Frame,
+}
+
+impl<H: Hw> Cpu<H> {
+    /// Switches SVM on (APM vol. 2, 15.4): EFER.SVME, and a page for the host's state.
+    ///
+    /// `number` tells this CPU from the others; no two that are on have the same.
+    ///
+    /// # Errors
+    /// [`Error::NoSvm`] with the reason, [`Error::NoFrames`].
+    pub fn enable(mut hw: H, number: u16, hypervisor: &Hypervisor) -> Result<Self, Error> {
+        let asids = check(&hw).map_err(Error::NoSvm)?;
+        let frames = hypervisor.frames();
+        let (save_area, host_area) = (frames.take_zeroed()?, frames.take_zeroed()?);
+        let efer = hw.read_msr(msr::EFER);
+        // SAFETY: `check` found SVM offered, not disabled and off; setting SVME changes nothing else.
+        unsafe { hw.write_msr(msr::EFER, efer | SVME) };
+        // SAFETY: the page is 4096-aligned and kept until SVM is off again.
+        unsafe { hw.write_msr(msr::VM_HSAVE_PA, save_area.hpa().0) };
+        let features = Features::from_bits_truncate(hw.cpuid(0x8000_000a, 0)[3]);
+        let counters = Counters { msr_writes: 2, ..Counters::default() };
+        let asids = AsidPool::new(number, asids);
+        Ok(Self { hw, host_area, asids, fpu_owner: None, counters, features, _save_area: save_area })
+    }
+
+    /// What was done at the seam so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The processor.
+    pub const fn hw(&self) -> &H {
+        &self.hw
+    }
+}
+
+impl<H: Hw> Drop for Cpu<H> {
+    fn drop(&mut self) {
+        let efer = self.hw.read_msr(msr::EFER);
+        // SAFETY: SVM is on (`enable`), so the MSR exists; no VMRUN follows.
+        unsafe { self.hw.write_msr(msr::VM_HSAVE_PA, 0) };
+        // SAFETY: GIF is 1, since `Hw::run` ends with STGI; clearing SVME changes nothing else.
+        unsafe { self.hw.write_msr(msr::EFER, efer & !SVME) };
+    }
+}
+
+/// Finds out how many ASIDs there are, or why SVM cannot be used (APM vol. 2, 15.4 and 15.30.1).
+fn check(hw: &impl Hw) -> Result<u32, NoSvm> {
+    let extended = hw.cpuid(0x8000_0000, 0)[0];
+    if extended < 0x8000_000a || hw.cpuid(0x8000_0001, 0)[2] & CPUID_SVM == 0 {
+        return Err(NoSvm::NotOffered);
+    }
+    let vm_cr = hw.read_msr(msr::VM_CR);
+    if vm_cr & msr::VM_CR_SVMDIS != 0 {
+        let with_key = hw.cpuid(0x8000_000a, 0)[3] & Features::SVM_LOCK.bits() != 0;
+        return Err(if with_key { NoSvm::DisabledWithKey } else { NoSvm::DisabledAndLocked });
+    }
+    let asids = hw.cpuid(0x8000_000a, 0)[1];
+    if asids < 2 {
+        return Err(NoSvm::TooFewAsids(asids));
+    }
+    if hw.read_msr(msr::EFER) & SVME != 0 {
+        return Err(NoSvm::InUse);
+    }
+    Ok(asids)
+}

@@ -1,0 +1,83 @@
+//! The one place that enters a guest, and the proof that it may.
+#![expect(unsafe_code, reason = "calls VMRUN")]
+
+use super::{
+    Vcpu,
+    asid::Fresh,
+    cpu::Cpu,
+    setup::Hypervisor,
+};
+use crate::{
+    hw::Hw,
+    shadow::{FlushDuty, ShadowMmu},
+    svm::{Clean, Features, TlbControl},
+};
+
+impl Vcpu {
+    /// Prepares a CPU to run this virtual CPU, once per call of the embedder: the host's own registers are saved, the FPU's are handed over.
+    pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
+        cpu.own_fpu(&self.fpu);
+        cpu.counters.host_saves += 1;
+        let area = cpu.host_area.hpa();
+        // SAFETY: a `Cpu` exists only while SVM is on; `host_area` is its own frame.
+        unsafe { cpu.hw.save_host(area) };
+    }
+
+    /// Runs the guest until its next exit.
+    #[inline]
+    pub fn enter<H: Hw>(&mut self, cpu: &mut Cpu<H>, mmu: &mut ShadowMmu, hypervisor: &Hypervisor) {
+        if self.duty != FlushDuty::None || !cpu.asids.holds(self.asid) {
+            self.discharge(cpu, mmu);
+        }
+        if let Some(event) = self.pending.take() {
+            self.vmcb.control.event_injection = event.encode();
+        }
+        if !self.clean.contains(Clean::FORCED) {
+            self.vmcb.save.cr3 = mmu.root().0;
+            self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
+        }
+        self.vmcb.control.clean = if cpu.features.contains(Features::VMCB_CLEAN) { self.clean.bits() } else { 0 };
+        let (vmcb_at, host_area) = (self.vmcb.hpa(), cpu.host_area.hpa());
+        // SAFETY: what a guest can reach, and why that is its own:
+        // 1. Memory: CR3 is the root of this VM's shadow tables. Every leaf there was made by `shadow::leaf_of` from a `GuestFrame`, which only this VM's
+        //    memory gives out; tables and frames that left use are in quarantine until the duty above was discharged, and carry no guest cache bits.
+        // 2. Modes: paging and write protection are on, EFER and CR4 hold only allowed bits; 3. the intercept floor stands, nested paging, LBR and VMLOAD
+        //    virtualisation are off; 4. the permission maps are those of `hypervisor`, immutable, and kept by it. `Vmcb::force` wrote 2 to 4 after the last
+        //    change of those fields: whoever changes one clears its clean bit, and guests cannot, since CR0, CR3, CR4 and EFER writes exit.
+        // 5. TLB: the ASID is not 0, below the processor's count, and given to this virtual CPU alone since everything was flushed last.
+        // 6. The host: `host_area` holds this CPU's registers since `arrive`, which `Vm::run` calls before; the embedder promised the rest (`RealCpu::new`).
+        unsafe { cpu.hw.run(&mut self.vmcb, vmcb_at, &mut self.registers, host_area) };
+        self.exits += 1;
+        self.clean = Clean::all();
+        self.vmcb.control.tlb_control = TlbControl::Keep as u32;
+        self.requeue();
+    }
+
+    /// Does the flushes that are owed, and gets an ASID that is good on this CPU.
+    #[cold]
+    fn discharge<H: Hw>(&mut self, cpu: &mut Cpu<H>, mmu: &mut ShadowMmu) {
+        let holds = cpu.asids.holds(self.asid);
+        match self.duty {
+            FlushDuty::Address(address) if holds => {
+                cpu.hw.flush_address(address, self.asid.asid);
+                cpu.counters.address_flushes += 1;
+            }
+            FlushDuty::Asid if holds && cpu.features.contains(Features::FLUSH_BY_ASID) => {
+                self.vmcb.control.tlb_control = TlbControl::FlushAsid as u32;
+                cpu.counters.asid_flushes += 1;
+            }
+            _ => {
+                let (tag, fresh) = cpu.asids.fresh();
+                self.asid = tag;
+                self.vmcb.control.asid = tag.asid;
+                let control = if fresh == Fresh::FlushAll { TlbControl::FlushAll } else { TlbControl::Keep };
+                self.vmcb.control.tlb_control = control as u32;
+                cpu.counters.asid_flushes += 1;
+                // A VMCB that comes from another CPU, or from before a wrap, is not in any cache as it is now.
+                self.clean = if holds { self.clean - Clean::ASID } else { Clean::empty() };
+            }
+        }
+        self.duty = FlushDuty::None;
+        mmu.discharged();
+    }
+}

@@ -1,0 +1,52 @@
+//! The FPU registers have an owner per CPU and move only when another virtual CPU is about to run.
+#![expect(unsafe_code, reason = "declares that a page holds an FXSAVE image")]
+
+use super::cpu::Cpu;
+use crate::{
+    error::Error,
+    hw::Hw,
+    mem::{Frame, Frames},
+};
+use alloc::sync::Arc;
+use spin::Mutex;
+
+/// FCW after FNINIT (APM vol. 2, table 14-1).
+const FCW: u64 = 0x037f;
+/// MXCSR at reset, at byte 24 of the image.
+const MXCSR: u64 = 0x1f80;
+
+/// A virtual CPU's x87, MMX and SSE registers while it is not the owner.
+pub(super) struct FpuState(Mutex<Frame>);
+
+impl FpuState {
+    /// The registers as a unikernel finds them: cleared, exceptions masked.
+    pub(super) fn new(frames: Frames) -> Result<Arc<Self>, Error> {
+        let frame = frames.take_zeroed()?;
+        frame.view().store(0, FCW);
+        frame.view().store(3, MXCSR);
+        Ok(Arc::new(Self(Mutex::new(frame))))
+    }
+}
+
+impl<H: Hw> Cpu<H> {
+    /// Makes `fpu` the owner of the FPU registers of this CPU.
+    #[inline]
+    pub(super) fn own_fpu(&mut self, fpu: &Arc<FpuState>) {
+        if self.fpu_owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, fpu)) {
+            self.switch_fpu(fpu);
+        }
+    }
+
+    #[cold]
+    fn switch_fpu(&mut self, fpu: &Arc<FpuState>) {
+        self.counters.fpu_switches += 1;
+        // Whose virtual CPU is gone needs no saving: then only this CPU still holds the state.
+        let old = self.fpu_owner.take().filter(|owner| Arc::strong_count(owner) > 1);
+        let old = old.as_ref().map(|owner| owner.0.lock());
+        let new = fpu.0.lock();
+        // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
+        // owner's, who gets them, or nobody's.
+        unsafe { self.hw.switch_fpu(old.as_ref().map(|frame| frame.view()), new.view()) };
+        self.fpu_owner = Some(Arc::clone(fpu));
+    }
+}

@@ -1,0 +1,192 @@
+//! A virtual CPU: its VMCB and registers, its events, its ASID, and the one place that calls VMRUN.
+
+mod asid;
+mod cpu;
+mod entry;
+mod events;
+mod fpu;
+mod setup;
+
+pub use asid::AsidPool;
+pub use cpu::{Counters, Cpu};
+pub use events::Raised;
+pub use setup::{EntryState, Hypervisor, Platform};
+
+use crate::{
+    addr::{Gva, PAGE_SIZE},
+    hw::Registers,
+    insn::{CodeSize, MAX_BYTES, Opcode},
+    mem::{GuestFrame, GuestMemory, Page},
+    shadow::{Access, FlushDuty, Kind, Paging, Privilege, ShadowMmu, translate},
+    svm::{Clean, Event, SaveArea, Vmcb},
+    x86::{EferFlags, Exception},
+};
+use alloc::sync::Arc;
+use asid::AsidTag;
+use fpu::FpuState;
+
+/// A virtual CPU.
+pub struct Vcpu {
+    vmcb: Page<Vmcb>,
+    registers: Registers,
+    /// Groups of the VMCB that have not changed since the last entry.
+    clean: Clean,
+    /// The guest's CR3; the VMCB holds the shadow root.
+    cr3: u64,
+    asid: AsidTag,
+    /// A flush that is owed before the next entry.
+    duty: FlushDuty,
+    /// The event to deliver at the next entry.
+    pending: Option<Event>,
+    /// The last exception that hv raised: what a shutdown is reported with.
+    last_raised: Option<(Exception, Gva)>,
+    fetch: FetchCache,
+    fpu: Arc<FpuState>,
+    exits: u64,
+}
+
+const _: () = {
+    const fn moves_between_cpus<T: Send>() {}
+    moves_between_cpus::<Vcpu>();
+};
+
+/// The page that instruction bytes were last read from.
+struct FetchCache {
+    page: u64,
+    epoch: u64,
+    frame: Option<GuestFrame>,
+}
+
+impl Vcpu {
+    /// The VMCB as the last exit left it.
+    pub fn vmcb(&self) -> &Vmcb {
+        &self.vmcb
+    }
+
+    /// The general registers but RAX and RSP, which are in the VMCB.
+    #[inline]
+    pub const fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// The general registers but RAX and RSP, to change.
+    #[inline]
+    pub const fn registers_mut(&mut self) -> &mut Registers {
+        &mut self.registers
+    }
+
+    /// RAX.
+    #[inline]
+    pub fn rax(&self) -> u64 {
+        self.vmcb.save.rax
+    }
+
+    /// Sets RAX.
+    #[inline]
+    pub fn set_rax(&mut self, value: u64) {
+        self.vmcb.save.rax = value;
+    }
+
+    /// The registers that VMLOAD carries, to change; what else stands there is read again at every entry too.
+    pub(crate) fn save_mut(&mut self) -> &mut SaveArea {
+        self.clean = Clean::empty();
+        &mut self.vmcb.save
+    }
+
+    /// EFER as the guest sees it.
+    pub fn efer(&self) -> u64 {
+        self.vmcb.save.efer & !EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE.bits()
+    }
+
+    /// How often the guest has left.
+    pub const fn exits(&self) -> u64 {
+        self.exits
+    }
+
+    /// The control-register bits that a walk of the guest's tables depends on.
+    #[inline]
+    pub fn paging(&self) -> Paging {
+        Paging { cr3: self.cr3, write_protect: true, no_execute: true }
+    }
+
+    /// Who makes an access now.
+    pub fn privilege(&self) -> Privilege {
+        if self.vmcb.save.cpl == 3 { Privilege::User } else { Privilege::Supervisor }
+    }
+
+    /// Owes a flush, which is discharged before the next entry.
+    #[inline]
+    pub const fn owe(&mut self, duty: FlushDuty) {
+        self.duty = self.duty.and(duty);
+    }
+
+    /// Sets CR2.
+    pub fn set_cr2(&mut self, address: Gva) {
+        self.vmcb.save.cr2 = address.0;
+        self.clean.remove(Clean::CR2);
+    }
+
+    /// Moves RIP behind an instruction that hv has carried out, and ends an interrupt shadow.
+    #[inline]
+    pub fn advance_to(&mut self, rip: u64) {
+        self.vmcb.save.rip = rip;
+        self.vmcb.control.interrupt_shadow = 0;
+    }
+
+    const fn code_size(efer: u64, cs_attributes: u16) -> CodeSize {
+        const LONG: u16 = 1 << 9;
+        if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && cs_attributes & LONG != 0 { CodeSize::Bits64 } else { CodeSize::Legacy }
+    }
+
+    /// Measures the instruction at RIP, which is known to have `opcode`, and gives the address of the next one.
+    ///
+    /// `None` when its bytes cannot be read through the guest's own tables, or are another instruction's.
+    #[inline]
+    pub fn next_rip(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
+        let save = &self.vmcb.save;
+        let size = Self::code_size(save.efer, save.cs.attributes);
+        let rip = save.rip;
+        let address = if size == CodeSize::Bits64 { Gva(rip) } else { Gva(save.cs.base.wrapping_add(rip) & 0xffff_ffff) };
+        let mut bytes = [0; MAX_BYTES];
+        let count = self.fetch(address, &mut bytes, mmu, memory);
+        crate::insn::length(opcode, size, &bytes[..count]).map(|length| rip.wrapping_add(length))
+    }
+
+    /// Reads instruction bytes, by the guest's rights; tells how many could be read.
+    fn fetch(&mut self, address: Gva, bytes: &mut [u8; MAX_BYTES], mmu: &ShadowMmu, memory: &GuestMemory) -> usize {
+        let offset = address.page_offset();
+        let Some(frame) = self.fetch_frame(address, mmu, memory) else { return 0 };
+        let mut count = memory.view_frame(frame).read(offset, bytes);
+        if count < MAX_BYTES {
+            let next = address.page_base().wrapping_add(PAGE_SIZE as u64);
+            if let Some(frame) = self.fetch_frame(next, mmu, memory) {
+                count += memory.view_frame(frame).read(0, &mut bytes[count..]);
+            }
+        }
+        count
+    }
+
+    /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
+    #[inline]
+    fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
+        let page = address.page_base().0;
+        if self.fetch.page != page || self.fetch.epoch != mmu.epoch() {
+            let access = Access { kind: Kind::Fetch, privilege: self.privilege() };
+            let found = translate(memory, &self.paging(), address, access).ok()?;
+            self.fetch = FetchCache { page, epoch: mmu.epoch(), frame: memory.present(found.gpa.gfn()) };
+        }
+        self.fetch.frame
+    }
+}
+
+impl core::fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (save, r) = (&self.vmcb.save, &self.registers.0);
+        writeln!(f, "rip {:#018x} rsp {:#018x} rflags {:#x} cpl {}", save.rip, save.rsp, save.rflags, save.cpl)?;
+        writeln!(f, "rax {:#018x} rcx {:#018x} rdx {:#018x} rbx {:#018x}", save.rax, r[1], r[2], r[3])?;
+        writeln!(f, "rbp {:#018x} rsi {:#018x} rdi {:#018x} r8  {:#018x}", r[5], r[6], r[7], r[8])?;
+        writeln!(f, "r9  {:#018x} r10 {:#018x} r11 {:#018x} r12 {:#018x}", r[9], r[10], r[11], r[12])?;
+        writeln!(f, "r13 {:#018x} r14 {:#018x} r15 {:#018x} cr2 {:#018x}", r[13], r[14], r[15], save.cr2)?;
+        write!(f, "cr0 {:#x} cr3 {:#x} (guest) cr4 {:#x} efer {:#x}", save.cr0, self.cr3, save.cr4, save.efer)
+    }
+}

@@ -1,0 +1,113 @@
+//! A virtual machine: memory, shadow tables, one virtual CPU, and the loop that runs it.
+
+use crate::{
+    addr::{Gpa, Gva, PAGE_SIZE},
+    error::Error,
+    exit::{self, Context, PortAccess, Stop},
+    hw::Hw,
+    mem::{GuestMemory, Intent},
+    shadow::{Access, Paging, ShadowMmu, translate},
+    vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
+};
+use alloc::sync::Arc;
+
+/// A virtual machine.
+pub struct Vm {
+    hypervisor: Arc<Hypervisor>,
+    memory: GuestMemory,
+    mmu: ShadowMmu,
+    vcpu: Vcpu,
+}
+
+/// A guest-virtual address that the guest itself could not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unreadable(pub Gva);
+
+impl Vm {
+    /// Makes a VM over prepared memory, which begins at `entry`.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside the memory.
+    pub fn new(hypervisor: &Arc<Hypervisor>, memory: GuestMemory, entry: &EntryState) -> Result<Self, Error> {
+        let frames = hypervisor.frames();
+        let paging = Paging { cr3: entry.cr3, write_protect: true, no_execute: true };
+        let mmu = ShadowMmu::new(frames, &memory, &paging)?;
+        let vcpu = Vcpu::new(frames, entry, mmu.root())?;
+        Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu })
+    }
+
+    /// Runs the guest until the embedder must take over. The host's interrupts are on while the guest runs, and on when this returns.
+    pub fn run<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Stop {
+        self.vcpu.arrive(cpu);
+        loop {
+            self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
+            let Self { hypervisor, memory, mmu, vcpu } = self;
+            if let Some(stop) = exit::handle(&mut Context { vcpu, mmu, memory, hypervisor }) {
+                return stop;
+            }
+        }
+    }
+
+    /// Answers a call, such as the one that [`Stop::Console`] stands for: `result` goes to RAX.
+    pub fn answer(&mut self, result: u64) {
+        self.vcpu.set_rax(result);
+    }
+
+    /// Answers an IN with the value that the port gave; higher bits of RAX are kept or cleared as the processor does (APM vol. 3, IN).
+    pub fn answer_in(&mut self, access: PortAccess, value: u32) {
+        let mask = access.width().mask();
+        let kept = if mask == 0xffff_ffff { 0 } else { self.vcpu.rax() & !mask };
+        self.vcpu.set_rax(kept | u64::from(value) & mask);
+    }
+
+    /// Reads guest memory by the guest's own tables, as the guest's kernel would.
+    ///
+    /// # Errors
+    /// The first address that the guest could not read; the bytes before it were copied.
+    pub fn read(&self, start: Gva, mut into: &mut [u8]) -> Result<(), Unreadable> {
+        let mut at = start;
+        while !into.is_empty() {
+            if !is_canonical(at) {
+                return Err(Unreadable(at));
+            }
+            let found = translate(&self.memory, &self.vcpu.paging(), at, Access::READ).map_err(|_| Unreadable(at))?;
+            let count = into.len().min(PAGE_SIZE - at.page_offset());
+            let (now, rest) = into.split_at_mut(count);
+            self.memory.read(found.gpa, now).map_err(|_| Unreadable(at))?;
+            (into, at) = (rest, at.wrapping_add(count as u64));
+        }
+        Ok(())
+    }
+
+    /// Writes guest memory by guest-physical address.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`], [`Error::NoFrames`]; the bytes before were copied.
+    pub fn write_physical(&mut self, start: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let at = start.wrapping_add(written as u64);
+            let count = (bytes.len() - written).min(PAGE_SIZE - at.page_offset());
+            let (_, moved) = self.memory.touch(at.gfn(), Intent::Write)?;
+            self.vcpu.owe(self.mmu.written(at.gfn(), moved));
+            self.memory.write(at, &bytes[written..written + count])?;
+            written += count;
+        }
+        Ok(())
+    }
+
+    /// The guest's memory.
+    pub const fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The virtual CPU.
+    pub const fn vcpu(&self) -> &Vcpu {
+        &self.vcpu
+    }
+}
+
+/// The profile offers 48 linear address bits (APM vol. 2, 1.1.3).
+const fn is_canonical(address: Gva) -> bool {
+    ((address.0 << 16) as i64 >> 16) as u64 == address.0
+}
