@@ -1,0 +1,9 @@
+//! The loader seen from outside: right files, wrong files, and random ones.
+
+mod builder;
+mod image;
+mod layout;
+mod malformed;
+mod properties;
+mod toolchain;
+mod walk;
