@@ -39,15 +39,28 @@ pub enum NoSvm {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSvm(NoSvm::NotOffered) => f.write_str("SVM cannot be used: the processor does not offer AMD-V (CPUID 8000_0001 ECX.SVM is clear)"),
-            Self::NoSvm(NoSvm::DisabledAndLocked) => f.write_str("SVM cannot be used: the firmware disabled and locked it (VM_CR); enable SVM in the firmware's set-up"),
-            Self::NoSvm(NoSvm::DisabledWithKey) => f.write_str("SVM cannot be used: the firmware disabled it with a key (VM_CR, SVM_KEY); enable SVM in the firmware's set-up"),
-            Self::NoSvm(NoSvm::TooFewAsids(n)) => write!(f, "SVM cannot be used: the processor offers {n} ASIDs, at least 2 are needed"),
-            Self::NoSvm(NoSvm::InUse) => f.write_str("SVM cannot be used: it is switched on already (EFER.SVME), by somebody else or twice"),
+            Self::NoSvm(NoSvm::NotOffered) => {
+                f.write_str("SVM cannot be used: the processor does not offer AMD-V (CPUID 8000_0001 ECX.SVM is clear)")
+            }
+            Self::NoSvm(NoSvm::DisabledAndLocked) => f.write_str(
+                "SVM cannot be used: the firmware disabled and locked it (VM_CR); enable SVM in the firmware's set-up",
+            ),
+            Self::NoSvm(NoSvm::DisabledWithKey) => f.write_str(
+                "SVM cannot be used: the firmware disabled it with a key (VM_CR, SVM_KEY); enable SVM in the firmware's set-up",
+            ),
+            Self::NoSvm(NoSvm::TooFewAsids(n)) => {
+                write!(f, "SVM cannot be used: the processor offers {n} ASIDs, at least 2 are needed")
+            }
+            Self::NoSvm(NoSvm::InUse) => {
+                f.write_str("SVM cannot be used: it is switched on already (EFER.SVME), by somebody else or twice")
+            }
             Self::ProcessorLacks(feature) => write!(f, "the processor lacks {feature}, which guests are promised"),
             Self::NoFrames => f.write_str("no free frames"),
             Self::NoHeap => f.write_str("no free heap memory"),
-            Self::MemorySize(bytes) => write!(f, "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"),
+            Self::MemorySize(bytes) => write!(
+                f,
+                "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"
+            ),
             Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
         }
     }

@@ -17,10 +17,8 @@ pub unsafe trait FrameSource: Sync {
     /// Takes a frame, whose content is arbitrary; `None` when there are no more.
     fn take(&self) -> Option<Hpa>;
 
-    /// Takes a frame below 4 GiB, for structures that the processor addresses with 32 bits; `None` when there are no more.
-    fn take_low(&self) -> Option<Hpa> {
-        self.take().filter(|frame| frame.0 < 1 << 32)
-    }
+    /// Takes a frame below 4 GiB, for structures that the processor addresses with 32 bits; `None` when there are no more there.
+    fn take_low(&self) -> Option<Hpa>;
 
     /// Takes `count` frames that follow one another, and returns the first; each is given back by itself. hv asks for a few such runs when it starts.
     fn take_run(&self, count: usize) -> Option<Hpa>;

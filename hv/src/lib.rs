@@ -40,5 +40,5 @@ pub mod x86;
 pub use error::Error;
 pub use exit::Stop;
 pub use mem::Frames;
-pub use vcpu::{Cpu, EntryState, Hypervisor, Platform};
+pub use vcpu::{Cpu, EntryState, Hypervisor, Kick, Platform};
 pub use vm::Vm;

@@ -36,7 +36,7 @@ impl Vm {
         Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu })
     }
 
-    /// Runs the guest until the embedder must take over. The host's interrupts are on while the guest runs, and on when this returns.
+    /// Runs the guest until the embedder must take over, or is asked for by the CPU's [`crate::Kick`]. The host's interrupts are on while the guest runs, and on when this returns.
     pub fn run<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Stop {
         self.vcpu.arrive(cpu);
         loop {
@@ -44,6 +44,9 @@ impl Vm {
             let Self { hypervisor, memory, mmu, vcpu } = self;
             if let Some(stop) = exit::handle(&mut Context { vcpu, mmu, memory, hypervisor }) {
                 return stop;
+            }
+            if cpu.is_kicked() {
+                return Stop::Interrupted;
             }
         }
     }

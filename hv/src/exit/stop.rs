@@ -117,11 +117,19 @@ impl fmt::Display for Stop {
             Self::Exit(code) => write!(f, "exit with code {code}"),
             Self::Panic(_) => f.write_str("panic"),
             Self::Io { access, .. } => {
-                write!(f, "{:?} access of {} bytes to port {:#x}, which nobody owns", access.direction(), access.width() as u8, access.port())
+                write!(
+                    f,
+                    "{:?} access of {} bytes to port {:#x}, which nobody owns",
+                    access.direction(),
+                    access.width() as u8,
+                    access.port()
+                )
             }
             Self::Interrupted => f.write_str("interrupted by the host"),
             Self::Halt => f.write_str("halt with nothing to wake it"),
-            Self::OutsideMemory { gpa, address } => write!(f, "access to address {address}, which leads to {gpa}, outside its memory"),
+            Self::OutsideMemory { gpa, address } => {
+                write!(f, "access to address {address}, which leads to {gpa}, outside its memory")
+            }
             Self::Shutdown { cause: Some(cause), rip } => write!(f, "unhandled {cause}, at rip {rip:#x}"),
             Self::Shutdown { cause: None, rip } => write!(f, "triple fault at rip {rip:#x}"),
             Self::InvalidState(state) => write!(f, "the processor refused its state: {state:x?}"),
@@ -146,12 +154,19 @@ mod tests {
 
     #[test]
     fn page_faults_say_what_was_tried_and_why_it_failed() {
-        let cause = |code, address| Cause { exception: Exception { vector: Vector::PF, code: Some(code) }, address: Gva(address) };
+        let cause =
+            |code, address| Cause { exception: Exception { vector: Vector::PF, code: Some(code) }, address: Gva(address) };
         let cases = [
             (cause(0, 0x10), "page fault (code 0x0): it tried to read address 0x10, which is not mapped"),
             (cause(3, 0x1000), "page fault (code 0x3): it tried to write to address 0x1000, which is mapped without that right"),
-            (cause(0x11, 0x2000), "page fault (code 0x11): it tried to execute address 0x2000, which is mapped without that right"),
-            (cause(9, 0x2000), "page fault (code 0x9): it tried to read address 0x2000, whose page-table entry has reserved bits set"),
+            (
+                cause(0x11, 0x2000),
+                "page fault (code 0x11): it tried to execute address 0x2000, which is mapped without that right",
+            ),
+            (
+                cause(9, 0x2000),
+                "page fault (code 0x9): it tried to read address 0x2000, whose page-table entry has reserved bits set",
+            ),
         ];
         for (cause, text) in cases {
             assert_eq!(cause.to_string(), text);

@@ -1,6 +1,8 @@
 //! The seam: every privileged instruction that hv uses, behind one trait. Behind it are the real processor and, for tests, a model.
 #![expect(unsafe_code, reason = "declares what the privileged instructions rely on")]
 
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod real;
 
 pub use real::RealCpu;

@@ -41,7 +41,9 @@ impl Hw for RealCpu {
 
     unsafe fn write_msr(&mut self, msr: u32, value: u64) {
         // SAFETY: CPL 0 (`new`); what the value does is the caller's promise.
-        unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+        };
     }
 
     fn tsc(&self) -> u64 {

@@ -15,8 +15,8 @@ const POISON: u8 = 0xa5;
 /// A fixed number of frames. What is given back is poisoned, so that a use after that shows.
 pub struct Arena {
     start: usize,
-    free: Mutex<Vec<u64>>,
-    count: usize,
+    /// Indices of the free frames, and for each frame whether it is taken.
+    state: Mutex<(Vec<usize>, Vec<bool>)>,
 }
 
 impl Arena {
@@ -25,8 +25,8 @@ impl Arena {
         let block = vec![POISON; (count + 1) * PAGE_SIZE].leak();
         let start = block.as_mut_ptr() as usize;
         let start = start.next_multiple_of(PAGE_SIZE);
-        let free = (0..count as u64).rev().map(|i| FIRST + i * PAGE_SIZE as u64).collect();
-        Box::leak(Box::new(Self { start, free: Mutex::new(free), count }))
+        let state = Mutex::new(((0..count).rev().collect(), vec![false; count]));
+        Box::leak(Box::new(Self { start, state }))
     }
 
     /// A handle to the arena's frames.
@@ -36,38 +36,71 @@ impl Arena {
 
     /// How many frames are taken.
     pub fn live(&self) -> usize {
-        self.count - self.free.lock().len()
+        self.state.lock().1.iter().filter(|taken| **taken).count()
     }
 
-    /// Tells whether `hpa` is a frame of the arena that is taken now.
+    /// Tells whether `hpa` is in a frame of the arena that is taken now.
     pub fn is_live(&self, hpa: Hpa) -> bool {
-        let end = FIRST + (self.count * PAGE_SIZE) as u64;
-        (FIRST..end).contains(&hpa.0) && !self.free.lock().contains(&hpa.page_base().0)
+        hpa.0 >= FIRST && self.state.lock().1.get(index(hpa)) == Some(&true)
+    }
+}
+
+const fn index(hpa: Hpa) -> usize {
+    (hpa.0 - FIRST) as usize / PAGE_SIZE
+}
+
+const fn frame(index: usize) -> Hpa {
+    Hpa(FIRST + (index * PAGE_SIZE) as u64)
+}
+
+impl Arena {
+    fn byte(&self, at: Hpa) -> *mut u8 {
+        assert!(self.is_live(at), "{at} is in nobody's frame");
+        self.window().wrapping_add(at.0 as usize) as *mut u8
+    }
+
+    /// Reads the 8-aligned word at `at`, as a processor would; panics when its frame is not taken.
+    pub fn word(&self, at: Hpa) -> u64 {
+        assert!(at.0.is_multiple_of(8));
+        // SAFETY: `byte` checked that the frame is one of the arena's, which lives for ever; tests are the only ones to look.
+        unsafe { self.byte(at).cast::<u64>().read_volatile() }
+    }
+
+    /// Writes the byte at `at`, as a processor would; panics when its frame is not taken.
+    pub fn set_byte(&self, at: Hpa, value: u8) {
+        // SAFETY: as in `word`.
+        unsafe { self.byte(at).write_volatile(value) }
     }
 }
 
 // SAFETY: frames are disjoint pieces of a leaked block, handed out one at a time; `window` maps `FIRST` to its start.
 unsafe impl FrameSource for Arena {
     fn take(&self) -> Option<Hpa> {
-        self.free.lock().pop().map(Hpa)
+        let (free, taken) = &mut *self.state.lock();
+        let index = free.pop()?;
+        taken[index] = true;
+        Some(frame(index))
+    }
+
+    fn take_low(&self) -> Option<Hpa> {
+        self.take()
     }
 
     fn take_run(&self, count: usize) -> Option<Hpa> {
-        let mut free = self.free.lock();
-        let first = free.iter().copied().find(|&first| {
-            (0..count as u64).all(|at| free.contains(&(first + at * PAGE_SIZE as u64)))
-        })?;
-        free.retain(|&frame| !(first..first + (count * PAGE_SIZE) as u64).contains(&frame));
-        Some(Hpa(first))
+        let (free, taken) = &mut *self.state.lock();
+        let first = taken.windows(count).position(|run| !run.contains(&true))?;
+        taken[first..first + count].fill(true);
+        free.retain(|index| !(first..first + count).contains(index));
+        Some(frame(first))
     }
 
     unsafe fn give(&self, frame: Hpa) {
         let address = self.window().wrapping_add(frame.0 as usize) as *mut u8;
         // SAFETY: the caller gives back a frame of this arena that nobody uses any more.
         unsafe { core::ptr::write_bytes(address, POISON, PAGE_SIZE) };
-        let mut free = self.free.lock();
-        assert!(!free.contains(&frame.0), "{frame} is given back twice");
-        free.push(frame.0);
+        let (free, taken) = &mut *self.state.lock();
+        assert!(core::mem::take(&mut taken[index(frame)]), "{frame} is given back twice");
+        free.push(index(frame));
     }
 
     fn window(&self) -> usize {

@@ -1,6 +1,6 @@
 //! The shadow MMU: page tables that the processor walks, filled from the guest's own tables on demand.
 //!
-//! A fault comes in ([`ShadowMmu::fault`]); the guest's tables are walked as the processor would walk them ([`walk`]), which
+//! A fault comes in ([`ShadowMmu::fault`]); the guest's tables are walked as the processor would walk them ([`translate`]), which
 //! yields the page fault that the guest is owed, or a translation. The translation's frame comes from guest memory (zeroed or copied
 //! at that moment if need be), and a leaf is filled with what guest *and* host allow. Neighbours that the guest has used before are filled with it.
 //!
@@ -26,7 +26,7 @@ pub use duty::FlushDuty;
 pub use walk::{Access, Kind, PageFault, Paging, Privilege, Rights, Translation, translate};
 
 use crate::{
-    addr::{Gfn, Gpa, Gva, Hpa, PAGE_SHIFT},
+    addr::{Gfn, Gpa, Gva, Hpa},
     error::Error,
     mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Moved},
     x86::{ADDRESS_MASK, Entry, PageFaultCode},
@@ -206,7 +206,13 @@ impl ShadowMmu {
     }
 
     /// The last-level table for `address`, linked from the root.
-    fn last_table(&mut self, memory: &GuestMemory, found: &Translation, address: Gva, duty: &mut FlushDuty) -> Result<u32, Error> {
+    fn last_table(
+        &mut self,
+        memory: &GuestMemory,
+        found: &Translation,
+        address: Gva,
+        duty: &mut FlushDuty,
+    ) -> Result<u32, Error> {
         let region = address.0 / span(2);
         if let Some((recent, table)) = self.recent
             && recent == region
@@ -221,7 +227,7 @@ impl ShadowMmu {
             let (gfn, source) = if level > found.level {
                 (found.steps[level - 2].table, Source::Table)
             } else {
-                (Gfn(found.gpa.0 / span(level) * span(level) >> PAGE_SHIFT), Source::LargePage)
+                (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
             };
             if level >= found.level {
                 above &= Rights::of(Entry::from_bits_retain(found.steps[level - 1].entry));
@@ -364,7 +370,8 @@ impl ShadowMmu {
     fn moved_at(&mut self, gfn: Gfn, moved: Moved, address: Gva) -> FlushDuty {
         let Moved::From(old) = moved else { return FlushDuty::None };
         let here = self.recent.filter(|(region, _)| *region == address.0 / span(2)).map(|(_, table)| table);
-        let is_here = here.is_some_and(|table| mapping(&self.tables, Leaf { table, entry: index(address, 1) as u16 }, old).is_some());
+        let is_here =
+            here.is_some_and(|table| mapping(&self.tables, Leaf { table, entry: index(address, 1) as u16 }, old).is_some());
         match self.remove_leaves(gfn, old) {
             0 => FlushDuty::None,
             1 if is_here => FlushDuty::Address(address),

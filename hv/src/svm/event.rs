@@ -45,7 +45,10 @@ impl Event {
         match raw >> TYPE_SHIFT & TYPE_MASK {
             0 => Some(Self::Interrupt(vector)),
             2 => Some(Self::Nmi),
-            3 => Some(Self::Exception(Exception { vector: Vector(vector), code: (raw & HAS_CODE != 0).then_some((raw >> 32) as u32) })),
+            3 => Some(Self::Exception(Exception {
+                vector: Vector(vector),
+                code: (raw & HAS_CODE != 0).then_some((raw >> 32) as u32),
+            })),
             4 => Some(Self::SoftwareInterrupt(vector)),
             _ => None,
         }

@@ -10,7 +10,15 @@ pub const MSR_MAP_PAGES: usize = 2;
 /// MSRs that VMLOAD and VMSAVE switch, so that guests may read them without an exit. Writes exit: a processor that takes a non-canonical
 /// base without a fault (QEMU 7.2 does) would carry it into the host.
 pub const PASSED_THROUGH: [u32; 10] = [
-    msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::SYSENTER_CS, msr::SYSENTER_ESP,
+    msr::FS_BASE,
+    msr::GS_BASE,
+    msr::KERNEL_GS_BASE,
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::SFMASK,
+    msr::SYSENTER_CS,
+    msr::SYSENTER_ESP,
     msr::SYSENTER_EIP,
 ];
 

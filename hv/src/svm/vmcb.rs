@@ -216,8 +216,13 @@ bitflags! {
 
 impl Clean {
     /// What [`Vmcb::force`] writes: it must run again when one of these has changed.
-    pub const FORCED: Self =
-        Self::INTERCEPTS.union(Self::MAPS).union(Self::ASID).union(Self::INTERRUPT).union(Self::NESTED).union(Self::CONTROL_REGISTERS).union(Self::LBR);
+    pub const FORCED: Self = Self::INTERCEPTS
+        .union(Self::MAPS)
+        .union(Self::ASID)
+        .union(Self::INTERRUPT)
+        .union(Self::NESTED)
+        .union(Self::CONTROL_REGISTERS)
+        .union(Self::LBR);
 }
 
 impl Vmcb {
@@ -229,7 +234,8 @@ impl Vmcb {
         // 2. The guest runs on the shadow tables, paging on, write protection on.
         save.cr0 = save.cr0 & !(Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH).bits()
             | (Cr0Flags::PAGING | Cr0Flags::WRITE_PROTECT).bits();
-        save.cr4 = save.cr4 & CR4_ALLOWED.bits() | (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::MACHINE_CHECK_EXCEPTION).bits();
+        save.cr4 =
+            save.cr4 & CR4_ALLOWED.bits() | (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::MACHINE_CHECK_EXCEPTION).bits();
         let long = EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE;
         let mode = if save.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 { long } else { EferFlags::empty() };
         save.efer = save.efer & EferFlags::SYSTEM_CALL_EXTENSIONS.bits()

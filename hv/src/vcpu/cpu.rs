@@ -9,7 +9,8 @@ use crate::{
     svm::Features,
     x86::{EferFlags, msr},
 };
-use alloc::sync::Arc;
+use alloc::sync::Weak;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// CPUID 8000_0001 ECX: SVM.
 const CPUID_SVM: u32 = 1 << 2;
@@ -31,25 +32,49 @@ pub struct Counters {
     pub host_saves: u64,
 }
 
+/// Asks the virtual CPU that runs on a CPU to return to its embedder ([`crate::Stop::Interrupted`]) after its current exit.
+///
+/// An interrupt handler raises it, so that a guest whose exits hv answers by itself cannot outrun the embedder.
+#[derive(Debug, Default)]
+pub struct Kick(AtomicBool);
+
+impl Kick {
+    /// A kick that nobody has raised.
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Raises it. Another CPU's guest must also be made to exit, by an interrupt.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn take(&self) -> bool {
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A CPU with SVM on. One per processor; it stays on its processor. Dropping it switches SVM off.
 pub struct Cpu<H: Hw> {
     pub(super) hw: H,
     pub(super) host_area: Frame,
     pub(super) asids: AsidPool,
-    pub(super) fpu_owner: Option<Arc<FpuState>>,
+    pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
     pub(super) features: Features,
+    kick: &'static Kick,
     _save_area: Frame,
 }
 
 impl<H: Hw> Cpu<H> {
     /// Switches SVM on (APM vol. 2, 15.4): EFER.SVME, and a page for the host's state.
     ///
-    /// `number` tells this CPU from the others; no two that are on have the same.
+    /// `number` tells this CPU from the others; no two that are on have the same. `kick` is what its interrupt handlers raise.
     ///
     /// # Errors
     /// [`Error::NoSvm`] with the reason, [`Error::NoFrames`].
-    pub fn enable(mut hw: H, number: u16, hypervisor: &Hypervisor) -> Result<Self, Error> {
+    pub fn enable(mut hw: H, number: u16, kick: &'static Kick, hypervisor: &Hypervisor) -> Result<Self, Error> {
         let asids = check(&hw).map_err(Error::NoSvm)?;
         let frames = hypervisor.frames();
         let (save_area, host_area) = (frames.take_zeroed()?, frames.take_zeroed()?);
@@ -61,7 +86,13 @@ impl<H: Hw> Cpu<H> {
         let features = Features::from_bits_truncate(hw.cpuid(0x8000_000a, 0)[3]);
         let counters = Counters { msr_writes: 2, ..Counters::default() };
         let asids = AsidPool::new(number, asids);
-        Ok(Self { hw, host_area, asids, fpu_owner: None, counters, features, _save_area: save_area })
+        Ok(Self { hw, host_area, asids, fpu_owner: Weak::new(), counters, features, kick, _save_area: save_area })
+    }
+
+    /// Tells, once, whether the embedder wants control back.
+    #[inline]
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kick.take()
     }
 
     /// What was done at the seam so far.
@@ -86,7 +117,7 @@ impl<H: Hw> Drop for Cpu<H> {
 }
 
 /// Finds out how many ASIDs there are, or why SVM cannot be used (APM vol. 2, 15.4 and 15.30.1).
-fn check(hw: &impl Hw) -> Result<u32, NoSvm> {
+pub(super) fn check(hw: &impl Hw) -> Result<u32, NoSvm> {
     let extended = hw.cpuid(0x8000_0000, 0)[0];
     if extended < 0x8000_000a || hw.cpuid(0x8000_0001, 0)[2] & CPUID_SVM == 0 {
         return Err(NoSvm::NotOffered);

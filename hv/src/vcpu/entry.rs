@@ -1,12 +1,7 @@
 //! The one place that enters a guest, and the proof that it may.
 #![expect(unsafe_code, reason = "calls VMRUN")]
 
-use super::{
-    Vcpu,
-    asid::Fresh,
-    cpu::Cpu,
-    setup::Hypervisor,
-};
+use super::{Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
 use crate::{
     hw::Hw,
     shadow::{FlushDuty, ShadowMmu},

@@ -32,7 +32,8 @@ impl<H: Hw> Cpu<H> {
     /// Makes `fpu` the owner of the FPU registers of this CPU.
     #[inline]
     pub(super) fn own_fpu(&mut self, fpu: &Arc<FpuState>) {
-        if self.fpu_owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, fpu)) {
+        // The CPU's handle keeps the allocation, so that a new owner never has a dead one's address.
+        if !core::ptr::eq(self.fpu_owner.as_ptr(), Arc::as_ptr(fpu)) {
             self.switch_fpu(fpu);
         }
     }
@@ -40,13 +41,13 @@ impl<H: Hw> Cpu<H> {
     #[cold]
     fn switch_fpu(&mut self, fpu: &Arc<FpuState>) {
         self.counters.fpu_switches += 1;
-        // Whose virtual CPU is gone needs no saving: then only this CPU still holds the state.
-        let old = self.fpu_owner.take().filter(|owner| Arc::strong_count(owner) > 1);
+        // Whose virtual CPU is gone needs no saving.
+        let old = self.fpu_owner.upgrade();
         let old = old.as_ref().map(|owner| owner.0.lock());
         let new = fpu.0.lock();
         // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
         // owner's, who gets them, or nobody's.
         unsafe { self.hw.switch_fpu(old.as_ref().map(|frame| frame.view()), new.view()) };
-        self.fpu_owner = Some(Arc::clone(fpu));
+        self.fpu_owner = Arc::downgrade(fpu);
     }
 }

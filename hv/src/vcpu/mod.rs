@@ -8,7 +8,7 @@ mod fpu;
 mod setup;
 
 pub use asid::AsidPool;
-pub use cpu::{Counters, Cpu};
+pub use cpu::{Counters, Cpu, Kick};
 pub use events::Raised;
 pub use setup::{EntryState, Hypervisor, Platform};
 
@@ -135,7 +135,11 @@ impl Vcpu {
 
     const fn code_size(efer: u64, cs_attributes: u16) -> CodeSize {
         const LONG: u16 = 1 << 9;
-        if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && cs_attributes & LONG != 0 { CodeSize::Bits64 } else { CodeSize::Legacy }
+        if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && cs_attributes & LONG != 0 {
+            CodeSize::Bits64
+        } else {
+            CodeSize::Legacy
+        }
     }
 
     /// Measures the instruction at RIP, which is known to have `opcode`, and gives the address of the next one.

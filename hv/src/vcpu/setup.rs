@@ -1,6 +1,6 @@
 //! What all VMs share, and what a virtual CPU starts with.
 
-use super::{FetchCache, Vcpu, asid::AsidTag, fpu::FpuState};
+use super::{FetchCache, Vcpu, asid::AsidTag, cpu, fpu::FpuState};
 use crate::{
     addr::{Hpa, PAGE_SIZE},
     error::Error,
@@ -32,8 +32,9 @@ impl Hypervisor {
     /// Builds what all VMs share.
     ///
     /// # Errors
-    /// [`Error::ProcessorLacks`] when `hw` cannot carry the CPUID profile; [`Error::NoFrames`], also when there are no consecutive ones.
+    /// [`Error::NoSvm`] with the reason; [`Error::ProcessorLacks`] when `hw` cannot carry the CPUID profile; [`Error::NoFrames`], also when there are no consecutive ones.
     pub fn new(frames: Frames, hw: &impl Hw, platform: Platform) -> Result<Arc<Self>, Error> {
+        cpu::check(hw).map_err(Error::NoSvm)?;
         if let Some(feature) = Profile::missing_on(|leaf| hw.cpuid(leaf, 0)) {
             return Err(Error::ProcessorLacks(feature));
         }

@@ -29,8 +29,21 @@ const PROFILE: [Features; 4] = [
         leaf: 1,
         register: 3,
         bits: &[
-            (0, "x87"), (2, "DE"), (3, "PSE"), (4, "TSC"), (5, "MSR"), (6, "PAE"), (8, "CMPXCHG8B"), (11, "SYSENTER"), (13, "PGE"),
-            (15, "CMOV"), (19, "CLFSH"), (23, "MMX"), (24, "FXSR"), (25, "SSE"), (26, "SSE2"),
+            (0, "x87"),
+            (2, "DE"),
+            (3, "PSE"),
+            (4, "TSC"),
+            (5, "MSR"),
+            (6, "PAE"),
+            (8, "CMPXCHG8B"),
+            (11, "SYSENTER"),
+            (13, "PGE"),
+            (15, "CMOV"),
+            (19, "CLFSH"),
+            (23, "MMX"),
+            (24, "FXSR"),
+            (25, "SSE"),
+            (26, "SSE2"),
         ],
     },
     Features { leaf: 0x8000_0001, register: 2, bits: &[(0, "LAHF")] },
@@ -133,7 +146,11 @@ mod tests {
     fn nothing_is_promised_that_hv_does_not_carry() {
         let profile = Profile::new();
         let one = profile.answer(1);
-        assert_eq!(one[2] & (1 << 3 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28), 0, "MONITOR, PCID, x2APIC, XSAVE, OSXSAVE, AVX");
+        assert_eq!(
+            one[2] & (1 << 3 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28),
+            0,
+            "MONITOR, PCID, x2APIC, XSAVE, OSXSAVE, AVX"
+        );
         assert_eq!(profile.answer(0x8000_0001)[2] & 1 << 2, 0, "SVM");
         assert_eq!(profile.answer(7), [0; 4]);
     }

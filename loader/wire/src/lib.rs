@@ -8,7 +8,7 @@
 
 extern crate alloc;
 
-use alloc::{string::String, vec::Vec};
+use alloc::{borrow::Cow, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// The I/O port that reports are written to, byte by byte.
@@ -42,22 +42,24 @@ pub enum Verbosity {
 
 /// What the host program is to do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Job {
+pub struct Job<'a> {
     /// How much it logs.
     pub verbosity: Verbosity,
     /// Frequency of the time stamp counter, where the sender knows it (1 GHz under QEMU's icount); else the host measures it.
     pub tsc_hertz: Option<u64>,
     /// The guests to run, one after the other, each in a VM of its own.
-    pub guests: Vec<Guest>,
+    #[serde(borrow)]
+    pub guests: Vec<Guest<'a>>,
 }
 
 /// A guest to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Guest {
+pub struct Guest<'a> {
     /// Its name, the first of its arguments.
     pub name: String,
-    /// The ELF file's bytes.
-    pub image: Vec<u8>,
+    /// The ELF file's bytes; decoding borrows them from the module.
+    #[serde(borrow)]
+    pub image: Cow<'a, [u8]>,
     /// Its further arguments.
     pub args: Vec<String>,
     /// Memory size in bytes.
@@ -132,7 +134,7 @@ pub fn decode_report(frame: &mut [u8]) -> Result<Report, postcard::Error> {
 ///
 /// # Errors
 /// Only when memory runs out.
-pub fn encode_job(job: &Job) -> Result<Vec<u8>, postcard::Error> {
+pub fn encode_job(job: &Job<'_>) -> Result<Vec<u8>, postcard::Error> {
     postcard::to_allocvec(job)
 }
 
@@ -140,7 +142,7 @@ pub fn encode_job(job: &Job) -> Result<Vec<u8>, postcard::Error> {
 ///
 /// # Errors
 /// The bytes are not a job.
-pub fn decode_job(bytes: &[u8]) -> Result<Job, postcard::Error> {
+pub fn decode_job(bytes: &[u8]) -> Result<Job<'_>, postcard::Error> {
     postcard::from_bytes(bytes)
 }
 
@@ -156,13 +158,16 @@ mod tests {
             tsc_hertz: Some(1_000_000_000),
             guests: vec![Guest {
                 name: "hello".into(),
-                image: vec![0x7f, b'E', 0, 0],
+                image: vec![0x7f, b'E', 0, 0].into(),
                 args: vec!["a b".into(), String::new()],
                 memory: 16 << 20,
                 limit_ms: 500,
             }],
         };
-        assert_eq!(decode_job(&encode_job(&job).unwrap()).unwrap(), job);
+        let bytes = encode_job(&job).unwrap();
+        let decoded = decode_job(&bytes).unwrap();
+        assert_eq!(decoded, job);
+        assert!(matches!(decoded.guests[0].image, Cow::Borrowed(_)), "the image is not copied");
     }
 
     #[test]

@@ -1,0 +1,334 @@
+//! Scenarios on the model CPU: real guest code, run by the real run loop, through the real shadow MMU.
+
+mod machine;
+
+use hv::{
+    Cpu, Error, Stop,
+    addr::{Gpa, Gva},
+    error::NoSvm,
+    exit::{Cause, Direction, Width},
+    hw::{Hw, model::ModelCpu},
+    mem::arena::Arena,
+    x86::{Exception, Vector, msr},
+};
+use hv_abi::call::{DOORBELL_PORT, Number, Status, Stream};
+use iced_x86::code_asm::*;
+use machine::{CODE, DATA, Machine, STACK_PAGE, assemble};
+
+/// Loads the registers of a call and makes it.
+fn call(a: &mut CodeAssembler, number: u32, arguments: [u64; 3]) {
+    a.mov(rdi, arguments[0]).unwrap();
+    a.mov(rsi, arguments[1]).unwrap();
+    a.mov(r8, arguments[2]).unwrap();
+    a.mov(eax, number).unwrap();
+    a.mov(edx, u32::from(DOORBELL_PORT)).unwrap();
+    a.out(dx, eax).unwrap();
+}
+
+#[test]
+fn guest_prints_and_exits() {
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(rbx, 0x0a_6f_6c_6c_65_68u64).unwrap();
+        a.mov(rcx, DATA).unwrap();
+        a.mov(qword_ptr(rcx), rbx).unwrap();
+        call(a, Number::ConsoleWrite as u32, [DATA, 6, Stream::Output as u64]);
+        a.mov(rbx, rax).unwrap();
+        call(a, Number::Exit as u32, [7, 0, 0]);
+    }));
+    let Stop::Console { stream: Stream::Output, bytes } = m.run() else { panic!("no console write") };
+    let mut text = vec![0; bytes.len];
+    m.vm.read(bytes.start, &mut text).unwrap();
+    assert_eq!(text, b"hello\n");
+    m.vm.answer(6);
+    assert_eq!(m.run(), Stop::Exit(7));
+    assert_eq!(m.vm.vcpu().registers().0[hv::hw::RBX], 6, "the answer reached the guest");
+    m.finish();
+}
+
+#[test]
+fn cpuid_and_msrs_answer_as_the_contract_says() {
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(eax, 0x4000_0000).unwrap();
+        a.db(&[0x2e, 0x48, 0x0f, 0xa2]).unwrap(); // CPUID with two prefixes that mean nothing
+        a.mov(r9, rbx).unwrap();
+        a.mov(ecx, hv_abi::msr::Register::MemorySize.index()).unwrap();
+        a.rdmsr().unwrap();
+        a.mov(r10, rax).unwrap();
+        a.mov(ecx, msr::EFER).unwrap();
+        a.rdmsr().unwrap();
+        a.mov(r11, rax).unwrap();
+        call(a, 99, [0; 3]);
+        a.hlt().unwrap();
+    }));
+    assert_eq!(m.run(), Stop::Halt);
+    let r = m.vm.vcpu().registers().0;
+    assert_eq!(r[9], u64::from(u32::from_le_bytes(*b"hv u")));
+    assert_eq!(r[10], m.vm.memory().size());
+    assert_eq!(r[11], 0xd00, "LME, LMA, NXE; SVME is the host's");
+    assert_eq!(Status::decode(m.vm.vcpu().rax()), Err(Status::UnknownCall));
+    m.finish();
+}
+
+#[test]
+fn ports_are_the_embedders() {
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(eax, 0x1234_5678).unwrap();
+        a.mov(edx, 0x3f8).unwrap();
+        a.out(dx, al).unwrap();
+        a.in_(al, 0x60).unwrap();
+        a.in_(eax, dx).unwrap();
+        a.hlt().unwrap();
+    }));
+    let Stop::Io { access, value } = m.run() else { panic!("no OUT") };
+    assert_eq!((access.port(), access.direction(), access.width(), value), (0x3f8, Direction::Out, Width::Byte, 0x78));
+    let Stop::Io { access, .. } = m.run() else { panic!("no IN") };
+    assert_eq!((access.port(), access.direction()), (0x60, Direction::In));
+    m.vm.answer_in(access, 0xffff_ff99);
+    assert_eq!(m.vm.vcpu().rax(), 0x1234_5699, "a byte keeps the rest");
+    let Stop::Io { access, .. } = m.run() else { panic!("no IN") };
+    m.vm.answer_in(access, 0xffff_ff99);
+    assert_eq!(m.vm.vcpu().rax(), 0xffff_ff99);
+    assert_eq!(m.run(), Stop::Halt);
+    m.finish();
+}
+
+#[test]
+fn faults_that_nobody_takes_end_the_guest_with_their_cause() {
+    type Program = fn(&mut CodeAssembler);
+    let cases: [(Program, u32, u64); 4] = [
+        (|a| a.mov(rax, qword_ptr(rdi + 0x10)).unwrap(), 0, 0x10),
+        (
+            |a| {
+                a.mov(rcx, CODE).unwrap();
+                a.mov(qword_ptr(rcx), rax).unwrap();
+            },
+            3,
+            CODE,
+        ),
+        (
+            |a| {
+                a.mov(rcx, DATA).unwrap();
+                a.jmp(rcx).unwrap();
+            },
+            0x11,
+            DATA,
+        ),
+        (
+            |a| {
+                a.mov(rcx, STACK_PAGE - 8).unwrap();
+                a.mov(qword_ptr(rcx), rax).unwrap();
+            },
+            2,
+            STACK_PAGE - 8,
+        ),
+    ];
+    for (program, code, address) in cases {
+        let mut m = Machine::new(assemble(program));
+        let Stop::Shutdown { cause, .. } = m.run() else { panic!("no shutdown for a fault at {address:#x}") };
+        let exception = Exception { vector: Vector::PF, code: Some(code) };
+        assert_eq!(cause, Some(Cause { exception, address: Gva(address) }));
+        m.finish();
+    }
+}
+
+#[test]
+fn instructions_that_guests_do_not_have_raise_ud() {
+    type Program = fn(&mut CodeAssembler);
+    let programs: [Program; 4] = [|a| a.vmmcall().unwrap(), |a| a.vmrun().unwrap(), |a| a.stgi().unwrap(), |a| a.ud2().unwrap()];
+    for program in programs {
+        let mut m = Machine::new(assemble(program));
+        let Stop::Shutdown { cause, rip } = m.run() else { panic!("no shutdown") };
+        assert_eq!((cause.map(|cause| cause.exception), rip), (Some(Exception::UD), CODE));
+        m.finish();
+    }
+}
+
+#[test]
+fn unknown_msrs_raise_gp() {
+    type Program = fn(&mut CodeAssembler);
+    let programs: [Program; 3] = [
+        |a| {
+            a.mov(ecx, 0x4856_0050).unwrap();
+            a.rdmsr().unwrap();
+        },
+        |a| {
+            a.mov(ecx, hv_abi::msr::Register::MemorySize.index()).unwrap();
+            a.wrmsr().unwrap();
+        },
+        |a| {
+            // A non-canonical base must not reach VMLOAD.
+            a.mov(ecx, msr::LSTAR).unwrap();
+            a.mov(edx, 0x0001_0000).unwrap();
+            a.wrmsr().unwrap();
+        },
+    ];
+    for program in programs {
+        let mut m = Machine::new(assemble(program));
+        let Stop::Shutdown { cause, .. } = m.run() else { panic!("no shutdown") };
+        assert_eq!(cause.map(|cause| cause.exception), Some(Exception::GP0));
+        m.finish();
+    }
+}
+
+#[test]
+fn a_guest_that_spins_is_interrupted_and_goes_on() {
+    let mut m = Machine::new(assemble(|a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.jmp(top).unwrap();
+    }));
+    assert_eq!(m.run(), Stop::Interrupted);
+    assert_eq!(m.run(), Stop::Interrupted);
+    m.finish();
+}
+
+#[test]
+fn a_guest_whose_exits_hv_answers_is_stopped_by_a_kick() {
+    static KICK: hv::Kick = hv::Kick::new();
+    let mut m = Machine::with_kick(
+        &KICK,
+        assemble(|a| {
+            let mut top = a.create_label();
+            a.set_label(&mut top).unwrap();
+            call(a, Number::Nop as u32, [0; 3]);
+            a.jmp(top).unwrap();
+        }),
+    );
+    KICK.raise();
+    assert_eq!(m.run(), Stop::Interrupted);
+    assert_eq!(m.vm.vcpu().exits(), 1, "at the first exit");
+    KICK.raise();
+    assert_eq!(m.run(), Stop::Interrupted);
+    m.finish();
+}
+
+#[test]
+fn a_write_to_a_shared_frame_is_flushed_before_it_is_seen() {
+    // The page is read (so that a translation of the shared frame is cached), written by the guest, and read again.
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(rcx, DATA).unwrap();
+        a.mov(rbx, qword_ptr(rcx)).unwrap();
+        a.mov(esi, 77).unwrap();
+        a.mov(qword_ptr(rcx), rsi).unwrap();
+        a.mov(r9, qword_ptr(rcx)).unwrap();
+        a.hlt().unwrap();
+    }));
+    assert_eq!(m.run(), Stop::Halt);
+    let r = m.vm.vcpu().registers().0;
+    assert_eq!((r[hv::hw::RBX], r[9]), (0, 77));
+    assert_eq!(m.cpu().counters().address_flushes, 1, "one address, not the ASID");
+    m.finish();
+}
+
+#[test]
+fn a_write_by_the_host_is_seen_by_the_guest() {
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(rcx, DATA).unwrap();
+        a.mov(rbx, qword_ptr(rcx)).unwrap();
+        a.hlt().unwrap();
+        a.mov(rbx, qword_ptr(rcx)).unwrap();
+        a.hlt().unwrap();
+    }));
+    assert_eq!(m.run(), Stop::Halt);
+    m.vm.write_physical(Gpa(DATA), &5u64.to_le_bytes()).unwrap();
+    assert_eq!(m.run(), Stop::Halt);
+    assert_eq!(m.vm.vcpu().registers().0[hv::hw::RBX], 5);
+    m.finish();
+}
+
+#[test]
+fn many_guests_share_few_asids() {
+    let arena = Arena::leak(512);
+    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
+    let mut cpu = Cpu::enable(ModelCpu::new(arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let code = assemble(|a| {
+        a.mov(rcx, DATA).unwrap();
+        a.mov(rbx, qword_ptr(rcx)).unwrap();
+        a.hlt().unwrap();
+        a.mov(rsi, qword_ptr(rcx)).unwrap();
+        a.hlt().unwrap();
+    });
+    let mut vms: Vec<_> = (0..7u64).map(|i| machine::vm(&hypervisor, &code, &i.to_le_bytes())).collect();
+    for round in [hv::hw::RBX, hv::hw::RSI] {
+        for (i, vm) in vms.iter_mut().enumerate() {
+            assert_eq!(vm.run(&mut cpu), Stop::Halt);
+            assert_eq!(vm.vcpu().registers().0[round], i as u64, "each sees its own page");
+        }
+    }
+    assert!(cpu.counters().asid_flushes >= 8);
+    drop((vms, cpu, hypervisor));
+    assert_eq!(arena.live(), 0);
+}
+
+#[test]
+fn fpu_registers_move_only_between_owners() {
+    let arena = Arena::leak(512);
+    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
+    let mut cpu = Cpu::enable(ModelCpu::new(arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let code = assemble(|a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.hlt().unwrap();
+        a.jmp(top).unwrap();
+    });
+    let (mut a, mut b) = (machine::vm(&hypervisor, &code, &[]), machine::vm(&hypervisor, &code, &[]));
+    for vm in [0, 0, 0, 1, 1] {
+        assert_eq!(if vm == 0 { &mut a } else { &mut b }.run(&mut cpu), Stop::Halt);
+    }
+    assert_eq!((cpu.hw().fpu_loads, cpu.hw().fpu_saves), (2, 1));
+    drop(b);
+    assert_eq!(a.run(&mut cpu), Stop::Halt);
+    assert_eq!((cpu.hw().fpu_loads, cpu.hw().fpu_saves), (3, 1), "nobody needs what the dead owner left");
+}
+
+#[test]
+fn svm_is_switched_on_and_off_without_a_trace() {
+    let arena = Arena::leak(64);
+    let mut model = ModelCpu::new(arena);
+    let hypervisor = machine::hypervisor(arena, &model);
+    let before = arena.live();
+    for _ in 0..2 {
+        let cpu = Cpu::enable(&mut model, 0, &machine::QUIET, &hypervisor).unwrap();
+        assert_eq!(cpu.hw().read_msr(msr::EFER), 0x1d00);
+        assert_ne!(cpu.hw().read_msr(msr::VM_HSAVE_PA), 0);
+        drop(cpu);
+        assert_eq!((model.read_msr(msr::EFER), model.read_msr(msr::VM_HSAVE_PA)), (0xd00, 0));
+        assert_eq!(arena.live(), before);
+    }
+}
+
+#[test]
+fn each_reason_against_svm_has_its_error() {
+    let arena = Arena::leak(64);
+    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
+    let refused = |prepare: fn(&mut ModelCpu)| {
+        let mut model = ModelCpu::new(arena);
+        prepare(&mut model);
+        Cpu::enable(model, 0, &machine::QUIET, &hypervisor).err()
+    };
+    assert_eq!(refused(|m| m.answer_cpuid(0x8000_0001, [0; 4])), Some(Error::NoSvm(NoSvm::NotOffered)));
+    assert_eq!(refused(|m| m.answer_cpuid(0x8000_0000, [0x8000_0008, 0, 0, 0])), Some(Error::NoSvm(NoSvm::NotOffered)));
+    assert_eq!(
+        refused(|m| m.set_msr(msr::VM_CR, msr::VM_CR_SVMDIS | msr::VM_CR_LOCK)),
+        Some(Error::NoSvm(NoSvm::DisabledAndLocked))
+    );
+    let with_key = refused(|m| {
+        m.set_msr(msr::VM_CR, msr::VM_CR_SVMDIS);
+        m.offer(1 << 2);
+    });
+    assert_eq!(with_key, Some(Error::NoSvm(NoSvm::DisabledWithKey)));
+    assert_eq!(refused(|m| m.answer_cpuid(0x8000_000a, [1, 1, 0, 0])), Some(Error::NoSvm(NoSvm::TooFewAsids(1))));
+    assert_eq!(refused(|m| m.set_msr(msr::EFER, 0x1d00)), Some(Error::NoSvm(NoSvm::InUse)));
+    let empty = Arena::leak(6);
+    let hypervisor = machine::hypervisor(empty, &ModelCpu::new(empty));
+    assert_eq!(Cpu::enable(ModelCpu::new(empty), 0, &machine::QUIET, &hypervisor).err(), Some(Error::NoFrames));
+}
+
+#[test]
+fn a_processor_without_the_promised_features_is_refused() {
+    let arena = Arena::leak(64);
+    let mut model = ModelCpu::new(arena);
+    model.answer_cpuid(1, [0, 0, !(1 << 20), !0]);
+    assert_eq!(machine::try_hypervisor(arena, &model).err(), Some(Error::ProcessorLacks("SSE4.2")));
+    assert_eq!(arena.live(), 0);
+}

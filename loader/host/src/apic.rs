@@ -1,0 +1,174 @@
+//! The local APIC in its xAPIC form: the host timer, and where non-maskable interrupts come in.
+#![expect(unsafe_code, reason = "reads and writes the local APIC's registers, which are mapped memory")]
+
+use core::{
+    ptr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags};
+
+use crate::{clock, cpu, ports::IoPort, traps};
+
+/// Where the registers lie (APM vol. 2, 16.3.1).
+pub(crate) const BASE: u64 = 0xfee0_0000;
+
+/// Bit 16 of a local vector: masked.
+const MASKED: u32 = 1 << 16;
+/// Message type non-maskable interrupt, in bits 10:8 of a local vector and of the command register.
+const MESSAGE_NMI: u32 = 0b100 << 8;
+/// Bit 8 of the spurious interrupt register: the APIC is on.
+const ON: u32 = 1 << 8;
+/// The timer counts at the APIC's own speed.
+const DIVIDE_BY_1: u32 = 0b1011;
+/// How soon the timer comes again when the deadline has passed, in its ticks.
+const NAG_TICKS: u64 = 1_000_000;
+/// Part of a second for which the timer is measured.
+const WINDOW_PER_SECOND: u64 = 50_000;
+
+/// The registers that the host uses, by their offset (APM vol. 2, table 16-2).
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum Register {
+    Id = 0x20,
+    TaskPriority = 0x80,
+    EndOfInterrupt = 0xb0,
+    Spurious = 0xf0,
+    CommandLow = 0x300,
+    CommandHigh = 0x310,
+    LocalTimer = 0x320,
+    LocalInt0 = 0x350,
+    LocalInt1 = 0x360,
+    InitialCount = 0x380,
+    CurrentCount = 0x390,
+    Divide = 0x3e0,
+}
+
+impl Register {
+    fn read(self) -> u32 {
+        // SAFETY: `init` found the APIC here, paging.rs maps it, and reading none of these registers has side effects.
+        unsafe { ptr::read_volatile((BASE + self as u64) as *const u32) }
+    }
+
+    fn write(self, value: u32) {
+        // SAFETY: as for `read`; the values written here make the APIC send nothing but interrupts, which traps.rs expects.
+        unsafe { ptr::write_volatile((BASE + self as u64) as *mut u32, value) }
+    }
+}
+
+/// One CPU's host timer.
+pub(crate) struct Timer {
+    /// When it is to come, as a time stamp; 0 is never.
+    deadline: AtomicU64,
+    /// Timer ticks in 2^32 ticks of the time stamp counter.
+    ratio: AtomicU64,
+    /// How often it came.
+    count: AtomicU64,
+}
+
+impl Timer {
+    /// Makes a timer that is not armed.
+    pub(crate) const fn new() -> Self {
+        Self { deadline: AtomicU64::new(0), ratio: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
+
+    /// Returns how often it came.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// Starts the count-down to the deadline, or as much of it as the counter holds.
+    fn start(&self) {
+        let ticks = self.deadline.load(Relaxed).saturating_sub(clock::now());
+        let ticks = (u128::from(ticks) * u128::from(self.ratio.load(Relaxed))) >> 32;
+        Register::InitialCount.write(ticks.clamp(u128::from(NAG_TICKS), u128::from(u32::MAX)) as u32);
+    }
+}
+
+/// Why the local APIC cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Error {
+    /// It is not on, or not where the host looks for it, or in x2APIC mode.
+    Elsewhere(u64),
+    /// Its timer does not count.
+    Stopped,
+}
+
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Elsewhere(base) => write!(f, "the local APIC is not at {BASE:#x} in xAPIC mode (APIC_BASE = {base:#x})"),
+            Self::Stopped => write!(f, "the local APIC's timer does not count"),
+        }
+    }
+}
+
+/// Masks the 8259s, turns this CPU's APIC on, and measures its timer.
+///
+/// # Errors
+/// There is none that the host can use.
+pub(crate) fn init(tsc_hertz: u64) -> Result<(), Error> {
+    IoPort::PIC_1_MASK.write(0xff);
+    IoPort::PIC_2_MASK.write(0xff);
+    let (frame, flags) = ApicBase::read();
+    if frame.start_address().as_u64() != BASE
+        || !flags.contains(ApicBaseFlags::LAPIC_ENABLE)
+        || flags.contains(ApicBaseFlags::X2APIC_ENABLE)
+    {
+        return Err(Error::Elsewhere(frame.start_address().as_u64() | flags.bits()));
+    }
+    Register::Spurious.write(ON | u32::from(traps::SPURIOUS));
+    Register::TaskPriority.write(0);
+    Register::LocalInt0.write(MASKED);
+    Register::LocalInt1.write(MESSAGE_NMI);
+    Register::LocalTimer.write(MASKED | u32::from(traps::TIMER));
+    Register::Divide.write(DIVIDE_BY_1);
+    let ratio = measure(tsc_hertz / WINDOW_PER_SECOND).ok_or(Error::Stopped)?;
+    cpu::local().timer.ratio.store(ratio, Relaxed);
+    Register::LocalTimer.write(u32::from(traps::TIMER));
+    Ok(())
+}
+
+/// Counts timer ticks in 2^32 ticks of the time stamp counter, over `window` of the latter.
+fn measure(window: u64) -> Option<u64> {
+    Register::InitialCount.write(u32::MAX);
+    let start = clock::now();
+    while clock::now() - start < window {
+        core::hint::spin_loop();
+    }
+    let counted = u32::MAX - Register::CurrentCount.read();
+    let passed = clock::now() - start;
+    Register::InitialCount.write(0);
+    (u64::from(counted) << 32).checked_div(passed).filter(|&ratio| ratio != 0)
+}
+
+/// Has the timer come at `deadline`, a time stamp, and again and again after it until [`disarm`]: a guest that is entered just
+/// behind a tick does not escape.
+pub(crate) fn arm(deadline: u64) {
+    let timer = &cpu::local().timer;
+    timer.deadline.store(deadline, Relaxed);
+    timer.start();
+}
+
+/// Stops the timer.
+pub(crate) fn disarm() {
+    cpu::local().timer.deadline.store(0, Relaxed);
+    Register::InitialCount.write(0);
+}
+
+/// Handles the timer's interrupt.
+pub(crate) fn on_timer() {
+    let cpu::PerCpu { timer, kick, .. } = cpu::local();
+    timer.count.fetch_add(1, Relaxed);
+    kick.raise();
+    if timer.deadline.load(Relaxed) != 0 {
+        timer.start();
+    }
+    Register::EndOfInterrupt.write(0);
+}
+
+/// Sends this CPU a non-maskable interrupt.
+pub(crate) fn send_nmi_to_self() {
+    Register::CommandHigh.write(Register::Id.read());
+    Register::CommandLow.write(MESSAGE_NMI);
+}
