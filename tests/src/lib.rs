@@ -63,7 +63,7 @@ fn build() -> Result<Built> {
 #[derive(Default)]
 pub struct Boot {
     platform: Platform,
-    guests: Vec<Guest>,
+    guests: Vec<Guest<'static>>,
 }
 
 impl Boot {
@@ -89,13 +89,13 @@ impl Boot {
     }
 
     /// Adds a guest.
-    pub fn guest(mut self, guest: Guest) -> Self {
+    pub fn guest(mut self, guest: Guest<'static>) -> Self {
         self.guests.push(guest);
         self
     }
 
     /// Changes the guest that was added last.
-    pub fn with(mut self, change: impl FnOnce(&mut Guest)) -> Self {
+    pub fn with(mut self, change: impl FnOnce(&mut Guest<'static>)) -> Self {
         change(self.guests.last_mut().expect("a guest was added"));
         self
     }
