@@ -5,7 +5,7 @@ use crate::{
     error::Error,
     exit::{self, Context, PortAccess, Stop},
     hw::Hw,
-    mem::{GuestMemory, Intent},
+    mem::{GuestMemory, Intent, PageCounts},
     shadow::{Access, Paging, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
@@ -104,9 +104,20 @@ impl Vm {
         &self.memory
     }
 
+    /// Pages that were zeroed or copied for this VM so far: guest memory, shadow tables, and the virtual CPU's two.
+    pub const fn page_counts(&self) -> PageCounts {
+        let PageCounts { zeroed, copied } = self.memory.counts();
+        PageCounts { zeroed: zeroed + self.mmu.pages_zeroed() + Vcpu::PAGES, copied }
+    }
+
     /// The virtual CPU.
     pub const fn vcpu(&self) -> &Vcpu {
         &self.vcpu
+    }
+
+    /// The virtual CPU's registers, to change while it does not run.
+    pub const fn vcpu_mut(&mut self) -> &mut Vcpu {
+        &mut self.vcpu
     }
 }
 

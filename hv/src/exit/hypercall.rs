@@ -1,10 +1,10 @@
 //! Calls by the doorbell (`hv_abi::call`).
 
-use super::{Context, Next, Stop};
+use super::{Context, Next, Stop, stop};
 use crate::{
     addr::Gva,
     hw::{RDI, RSI},
-    x86::Exception,
+    insn::Opcode,
 };
 use hv_abi::call::{CONSOLE_MAX_BYTES, Number, Status, Stream};
 
@@ -50,7 +50,11 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
     Next::Resume
 }
 
-/// VMMCALL is not part of the contract: guests do not have it.
-pub(super) fn vmmcall(_context: &mut Context<'_>) -> Next {
-    Next::Inject(Exception::UD)
+/// VMMCALL is no way to make a call of the contract; it answers as an unknown call does, for guests that probe for other hypervisors.
+pub(super) fn vmmcall(context: &mut Context<'_>) -> Next {
+    let Some(next) = context.vcpu.next_rip(Opcode::VMMCALL, context.mmu, context.memory) else {
+        return Next::Stop(stop::unhandled(context));
+    };
+    context.vcpu.set_rax(Status::UnknownCall.encode());
+    Next::Skip(next)
 }

@@ -150,10 +150,20 @@ const fn split(gfn: Gfn) -> (usize, usize) {
     (gfn.0 as usize / CHUNK_SLOTS, gfn.0 as usize % CHUNK_SLOTS)
 }
 
+/// Pages that were written whole, because a frame was new or shared: what memory costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageCounts {
+    /// Filled with zeros.
+    pub zeroed: u64,
+    /// Copied.
+    pub copied: u64,
+}
+
 /// The memory of one VM.
 pub struct GuestMemory {
     directory: Directory,
     base: Option<Base>,
+    counts: PageCounts,
 }
 
 impl GuestMemory {
@@ -162,7 +172,7 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::MemorySize`] when the size is zero, no multiple of 4 KiB, or above [`MAX_BYTES`]; [`Error::NoHeap`].
     pub fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
-        Ok(Self { directory: Directory::new(frames, bytes)?, base: None })
+        Ok(Self { directory: Directory::new(frames, bytes)?, base: None, counts: PageCounts::default() })
     }
 
     /// Makes memory that starts as `base` is, sharing its frames until they are written.
@@ -171,7 +181,7 @@ impl GuestMemory {
     /// [`Error::NoHeap`].
     pub fn over(base: &Base) -> Result<Self, Error> {
         let directory = Directory::new(base.0.directory.frames, base.size())?;
-        Ok(Self { directory, base: Some(base.clone()) })
+        Ok(Self { directory, base: Some(base.clone()), counts: PageCounts::default() })
     }
 
     /// Makes this memory immutable, to be shared by others.
@@ -199,6 +209,11 @@ impl GuestMemory {
         self.directory.pages << PAGE_SHIFT
     }
 
+    /// Pages written whole so far.
+    pub const fn counts(&self) -> PageCounts {
+        self.counts
+    }
+
     /// Tells which host frame stands behind `gfn`, if any does: `None` outside memory and for a frame never touched.
     #[inline]
     pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
@@ -215,10 +230,12 @@ impl GuestMemory {
             return Ok((GuestFrame::of(slot), Moved::No));
         }
         let (frame, moved) = if slot == 0 {
+            self.counts.zeroed += 1;
             (self.directory.frames.take_zeroed()?, Moved::No)
         } else {
             let copy = self.directory.frames.take()?;
             copy.view().copy_from(self.view(slot));
+            self.counts.copied += 1;
             (copy, Moved::From(Hpa(slot & ADDRESS)))
         };
         let new = self.put(gfn, frame)?;
@@ -312,11 +329,13 @@ impl GuestMemory {
             match self.base.as_ref().and_then(|base| base.0.directory.chunks[chunk].as_ref()) {
                 Some(below) => {
                     let mut slots = Chunk::new(frame);
-                    slots.copy_from_slice(&below[..]);
+                    slots.view().copy_from(below.frame_view());
+                    self.counts.copied += 1;
                     self.directory.chunks[chunk] = Some(slots);
                 }
                 None => {
                     frame.view().zero();
+                    self.counts.zeroed += 1;
                     self.directory.chunks[chunk] = Some(Chunk::new(frame));
                 }
             }

@@ -99,6 +99,7 @@ pub struct ShadowMmu {
     /// The last-level table that was filled last, and the 2 MiB region that it served.
     recent: Option<(u64, u32)>,
     epoch: u64,
+    tables_made: u64,
 }
 
 impl ShadowMmu {
@@ -117,6 +118,7 @@ impl ShadowMmu {
             root: 0,
             recent: None,
             epoch: 0,
+            tables_made: 0,
         };
         mmu.tables.try_reserve(8).map_err(|_| Error::NoHeap)?;
         let _nothing_ran_yet = mmu.load_root(memory, paging)?;
@@ -187,6 +189,11 @@ impl ShadowMmu {
         Ok((Outcome::Filled, duty))
     }
 
+    /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
+    pub const fn pages_zeroed(&self) -> u64 {
+        self.tables_made + self.reverse.pages_zeroed()
+    }
+
     /// Says that hv itself wrote to a guest frame, after `memory.touch` told what `moved`.
     pub fn written(&mut self, gfn: Gfn, moved: Moved) -> FlushDuty {
         self.moved(gfn, moved)
@@ -248,6 +255,7 @@ impl ShadowMmu {
         self.by_key.try_reserve(1).map_err(|_| Error::NoHeap)?;
         self.tables.try_reserve(1).map_err(|_| Error::NoHeap)?;
         let frame = self.frames.take_zeroed()?;
+        self.tables_made += 1;
         let duty = if key.role.source == Source::Table { self.protect(memory, key.gfn)? } else { FlushDuty::None };
         let table = Some(Table { frame, key, parents: Vec::new() });
         let slot = self.free.pop().unwrap_or(self.tables.len() as u32);

@@ -49,6 +49,7 @@ pub struct ReverseMap {
     frames: Frames,
     chunks: Vec<Option<Page<[Word; CHUNK]>>>,
     lists: Vec<Vec<Leaf>>,
+    pages: u64,
 }
 
 impl ReverseMap {
@@ -61,7 +62,7 @@ impl ReverseMap {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize_with(count, || None);
-        Ok(Self { frames, chunks, lists: Vec::new() })
+        Ok(Self { frames, chunks, lists: Vec::new(), pages: 0 })
     }
 
     #[inline]
@@ -73,9 +74,15 @@ impl ReverseMap {
         let chunk = self.chunks.get_mut(gfn.0 as usize / CHUNK).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         if chunk.is_none() {
             *chunk = Some(Page::new(self.frames.take_zeroed()?));
+            self.pages += 1;
         }
         let chunk = chunk.as_mut().ok_or(Error::NoFrames)?;
         Ok(&mut chunk[gfn.0 as usize % CHUNK])
+    }
+
+    /// Pages of the map itself.
+    pub const fn pages_zeroed(&self) -> u64 {
+        self.pages
     }
 
     /// Tells whether leaves that map `gfn` must be read-only because it holds a page table.

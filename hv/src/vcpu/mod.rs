@@ -58,6 +58,9 @@ struct FetchCache {
 }
 
 impl Vcpu {
+    /// Frames of its own: VMCB and FPU image.
+    pub const PAGES: u64 = 2;
+
     /// The VMCB as the last exit left it.
     pub fn vmcb(&self) -> &Vmcb {
         &self.vmcb
@@ -85,6 +88,12 @@ impl Vcpu {
     #[inline]
     pub fn set_rax(&mut self, value: u64) {
         self.vmcb.save.rax = value;
+    }
+
+    /// Sets RIP and RSP.
+    pub fn jump(&mut self, rip: u64, rsp: u64) {
+        self.advance_to(rip);
+        self.vmcb.save.rsp = rsp;
     }
 
     /// The registers that VMLOAD carries, to change; what else stands there is read again at every entry too.

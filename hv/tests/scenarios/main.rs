@@ -134,13 +134,25 @@ fn faults_that_nobody_takes_end_the_guest_with_their_cause() {
 #[test]
 fn instructions_that_guests_do_not_have_raise_ud() {
     type Program = fn(&mut CodeAssembler);
-    let programs: [Program; 4] = [|a| a.vmmcall().unwrap(), |a| a.vmrun().unwrap(), |a| a.stgi().unwrap(), |a| a.ud2().unwrap()];
+    let programs: [Program; 3] = [|a| a.vmrun().unwrap(), |a| a.stgi().unwrap(), |a| a.ud2().unwrap()];
     for program in programs {
         let mut m = Machine::new(assemble(program));
         let Stop::Shutdown { cause, rip } = m.run() else { panic!("no shutdown") };
         assert_eq!((cause.map(|cause| cause.exception), rip), (Some(Exception::UD), CODE));
         m.finish();
     }
+}
+
+#[test]
+fn vmmcall_answers_as_an_unknown_call() {
+    let mut m = Machine::new(assemble(|a| {
+        a.mov(eax, 0).unwrap();
+        a.vmmcall().unwrap();
+        a.hlt().unwrap();
+    }));
+    assert_eq!(m.run(), Stop::Halt);
+    assert_eq!(Status::decode(m.vm.vcpu().rax()), Err(Status::UnknownCall));
+    m.finish();
 }
 
 #[test]
