@@ -47,6 +47,11 @@ impl Image {
         Ok(Vm::new(hypervisor, self.memory(args)?, &self.entry)?)
     }
 
+    /// Where a VM of this image begins.
+    pub const fn entry(&self) -> EntryState {
+        self.entry
+    }
+
     /// Guest memory as a guest with these arguments finds it.
     ///
     /// # Errors

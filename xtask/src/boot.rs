@@ -19,6 +19,8 @@ const HOST_MEMORY_MIB: u64 = 128;
 const MEMORY_STEP_MIB: u64 = 16;
 /// How often an image may lie in memory at once: in the boot module, decoded, and in its guest.
 const IMAGE_COPIES: u64 = 3;
+/// Memory for the benchmarks' own guests, in bytes.
+const BENCHMARK_BYTES: u64 = 128 << 20;
 /// Frequency of the time stamp counter under [`Clock::Instructions`]: one instruction a nanosecond.
 const INSTRUCTIONS_HERTZ: u64 = 1_000_000_000;
 
@@ -128,7 +130,8 @@ impl Booted {
 fn memory_mib(job: &Job<'_>) -> u64 {
     let largest = job.guests.iter().map(|guest| guest.memory).max().unwrap_or(0);
     let images = job.guests.iter().fold(0_u64, |sum, guest| sum.saturating_add(guest.image.len() as u64));
-    let bytes = images.saturating_mul(IMAGE_COPIES).saturating_add(largest);
+    let benchmark = if job.benchmark.is_some() { BENCHMARK_BYTES } else { 0 };
+    let bytes = images.saturating_mul(IMAGE_COPIES).saturating_add(largest).saturating_add(benchmark);
     (bytes.div_ceil(1 << 20) + HOST_MEMORY_MIB).next_multiple_of(MEMORY_STEP_MIB)
 }
 
@@ -145,7 +148,7 @@ mod tests {
             memory,
             limit_ms: 0,
         };
-        Job { verbosity: Verbosity::Warn, tsc_hertz: None, guests: guests.iter().map(guest).collect() }
+        Job { verbosity: Verbosity::Warn, guests: guests.iter().map(guest).collect(), ..Job::default() }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::{
     sync::OnceLock,
 };
 
+pub mod bench;
 pub mod boot;
 pub mod cargo;
 pub mod check;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{check, run, test};
+use xtask::{bench, check, run, test};
 
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask run hello                   boot the hypervisor and run apps/src/bin/hello.rs in it
   cargo xtask run json -- '{\"a\":[1,2]}'   what stands after -- are the guest's arguments
   cargo xtask test                        all tests, those that boot QEMU included
+  cargo xtask bench                       what each path costs, in instructions
   cargo xtask check                       formatting, lints, docs, architecture
 
 What is missing (the Rust target x86_64-unknown-none, QEMU) is installed on first use.
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Run(run::Options),
     Test(test::Options),
+    Bench(bench::Options),
     /// Checks formatting, lints, documentation and architecture; runs everything, then lists what failed.
     Check,
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let done: Result<u8> = match Cli::parse().command {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::test(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Check => check::check(),
     };
     match done {

@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<u8> {
         memory: options.mem,
         limit_ms: seconds * 1000,
     };
-    let job = Job { verbosity: options.verbosity(), tsc_hertz: None, guests: vec![guest] };
+    let job = Job { verbosity: options.verbosity(), guests: vec![guest], ..Job::default() };
     let boot = Boot::start(platform, &kernel, job, Box::new(io::stdout()), Box::new(io::stderr()))?;
     if options.verbose > 0 {
         eprintln!("hv: {}", boot.command_line());

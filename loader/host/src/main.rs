@@ -8,12 +8,14 @@
 //! | [`apic`], [`clock`] | host timer, non-maskable interrupts, time |
 //! | [`ports`], [`serial`], [`logger`], [`report`] | the ways out |
 //! | [`run`], [`guest_panic`] | the embedder of hv |
+//! | [`bench`] | what its paths cost |
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 mod apic;
+mod bench;
 mod boot;
 mod clock;
 mod cpu;

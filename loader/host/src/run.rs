@@ -13,7 +13,7 @@ use hv_abi::call::{Status, Stream};
 use loader::Image;
 use wire::{End, Guest, Job, Report};
 
-use crate::{apic, clock, cpu, guest_panic, memory::FRAMES, report, serial::Serial};
+use crate::{apic, bench, clock, cpu, guest_panic, memory::FRAMES, report, serial::Serial};
 
 /// How much of a guest's console output is copied at once, in bytes.
 const PIECE: usize = 256;
@@ -39,7 +39,10 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
         log::info!("{} ended after {exits} exits: {end:?}", guest.name);
         report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost });
     }
-    Ok(())
+    match &job.benchmark {
+        Some(benchmark) => bench::run(&embedder.hypervisor, &mut embedder.cpu, benchmark),
+        None => Ok(()),
+    }
 }
 
 struct Embedder {

@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+pub mod trace;
+
 use alloc::{borrow::Cow, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +28,12 @@ pub const fn qemu_status(value: u8) -> i32 {
 }
 
 /// How much the host logs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Verbosity {
     /// Errors.
     Error,
     /// And warnings.
+    #[default]
     Warn,
     /// And what happens once per guest.
     Info,
@@ -41,7 +44,7 @@ pub enum Verbosity {
 }
 
 /// What the host program is to do.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Job<'a> {
     /// How much it logs.
     pub verbosity: Verbosity,
@@ -50,6 +53,9 @@ pub struct Job<'a> {
     /// The guests to run, one after the other, each in a VM of its own.
     #[serde(borrow)]
     pub guests: Vec<Guest<'a>>,
+    /// Benchmarks to run after the guests.
+    #[serde(borrow)]
+    pub benchmark: Option<Benchmark<'a>>,
 }
 
 /// A guest to run.
@@ -68,6 +74,78 @@ pub struct Guest<'a> {
     pub limit_ms: u64,
 }
 
+/// Benchmarks to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Benchmark<'a> {
+    /// Only rows whose name contains this.
+    pub filter: String,
+    /// The benchmark guest, an ELF file with a table of tests.
+    #[serde(borrow)]
+    pub guest: Cow<'a, [u8]>,
+    /// Images for cold starts.
+    #[serde(borrow)]
+    pub cold: Vec<ColdStart<'a>>,
+}
+
+/// An image whose cold start is measured.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ColdStart<'a> {
+    /// Name of the row.
+    pub row: String,
+    /// The ELF file's bytes; it exits with code 0 at once.
+    #[serde(borrow)]
+    pub image: Cow<'a, [u8]>,
+    /// Memory size in bytes.
+    pub memory: u64,
+}
+
+/// One row of figures.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// How many operations were measured.
+    pub operations: u64,
+    /// Ticks of the time stamp counter for one operation, without what measuring costs.
+    pub ticks: Summary,
+    /// What was done at the seam during all of them.
+    pub seam: Seam,
+}
+
+/// Figures of many measurements of one thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// The smallest.
+    pub min: u64,
+    /// The middle one.
+    pub median: u64,
+    /// The mean, rounded down.
+    pub mean: u64,
+}
+
+/// What was done at the seam between hv and the processor. Control and debug registers, and the APIC, are not listed: the seam has no way to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Seam {
+    /// World switches out of the guest.
+    pub exits: u64,
+    /// VMLOADs: two an exit.
+    pub vmloads: u64,
+    /// VMSAVEs: one an exit, one each time the embedder enters.
+    pub vmsaves: u64,
+    /// Flushes of an ASID, or of all.
+    pub asid_flushes: u64,
+    /// Flushes of one address.
+    pub address_flushes: u64,
+    /// Changes of the FPU registers' owner.
+    pub fpu_switches: u64,
+    /// MSRs written.
+    pub msr_writes: u64,
+    /// Pages filled with zeros.
+    pub pages_zeroed: u64,
+    /// Pages copied.
+    pub pages_copied: u64,
+}
+
 /// What the host program tells.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Report {
@@ -81,6 +159,8 @@ pub enum Report {
         /// Time stamp counter at that moment.
         tsc: u64,
     },
+    /// A row of a benchmark.
+    Row(Row),
     /// A guest has ended; there is one such report per guest, in the order of the job.
     Ended {
         /// The guest's name.
@@ -92,6 +172,10 @@ pub enum Report {
         /// Frames that were taken for it and not given back after its VM was dropped: 0, or a leak.
         frames_lost: u64,
     },
+    /// Exits of the guest whose [`Report::Ended`] comes next, in their order; a host that traces sends them in pieces.
+    Exits(Vec<trace::Exit>),
+    /// What all exits of that guest come to, recorded or not; behind the last piece.
+    ExitTotals(trace::Totals),
 }
 
 /// How a guest ended.
@@ -163,6 +247,11 @@ mod tests {
                 memory: 16 << 20,
                 limit_ms: 500,
             }],
+            benchmark: Some(Benchmark {
+                filter: "exit/".into(),
+                guest: vec![1, 2, 3].into(),
+                cold: vec![ColdStart { row: "cold".into(), image: vec![9].into(), memory: 4096 }],
+            }),
         };
         let bytes = encode_job(&job).unwrap();
         let decoded = decode_job(&bytes).unwrap();
