@@ -3,7 +3,7 @@
 use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
     error::Error,
-    exit::{self, Context, PortAccess, Stop},
+    exit::{self, Context, Next, PortAccess, Stop},
     hw::Hw,
     mem::{GuestMemory, Intent, PageCounts},
     shadow::{Access, Paging, ShadowMmu, translate},
@@ -42,7 +42,7 @@ impl Vm {
         loop {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
             let Self { hypervisor, memory, mmu, vcpu } = self;
-            if let Some(stop) = exit::handle(&mut Context { vcpu, mmu, memory, hypervisor }) {
+            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, hypervisor }) {
                 return stop;
             }
             if cpu.is_kicked() {
@@ -91,8 +91,8 @@ impl Vm {
         while written < bytes.len() {
             let at = start.wrapping_add(written as u64);
             let count = (bytes.len() - written).min(PAGE_SIZE - at.page_offset());
-            let (_, moved) = self.memory.touch(at.gfn(), Intent::Write)?;
-            self.vcpu.owe(self.mmu.written(at.gfn(), moved));
+            let (_, touched) = self.memory.touch(at.gfn(), Intent::Write)?;
+            self.vcpu.owe(self.mmu.written(at.gfn(), touched));
             self.memory.write(at, &bytes[written..written + count])?;
             written += count;
         }

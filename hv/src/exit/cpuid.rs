@@ -1,6 +1,6 @@
 //! CPUID: answered from the profile that all guests share.
 
-use super::{Context, Next, stop};
+use super::{Context, Next};
 use crate::{
     hw::{RBX, RCX, RDX},
     insn::Opcode,
@@ -9,8 +9,8 @@ use crate::{
 /// Answers CPUID (APM vol. 3, CPUID: 32-bit results, the upper halves become zero).
 #[inline]
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    let Some(next) = context.vcpu.next_rip(Opcode::CPUID, context.mmu, context.memory) else {
-        return Next::Stop(stop::unhandled(context));
+    let Some(next) = context.next_rip(Opcode::CPUID) else {
+        return context.unhandled();
     };
     let [eax, ebx, ecx, edx] = context.hypervisor.profile().answer(context.vcpu.rax() as u32);
     context.vcpu.set_rax(eax.into());
@@ -18,5 +18,5 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
     registers[RBX] = ebx.into();
     registers[RCX] = ecx.into();
     registers[RDX] = edx.into();
-    Next::Skip(next)
+    context.skip_to(next)
 }

@@ -1,6 +1,6 @@
 //! Calls by the doorbell (`hv_abi::call`).
 
-use super::{Context, Next, Stop, stop};
+use super::{Context, Next, Stop};
 use crate::{
     addr::Gva,
     hw::{RDI, RSI},
@@ -32,29 +32,29 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let status = match Number::from_raw(vcpu.rax() as u32) {
         Some(Number::Nop) => {
             vcpu.set_rax(0);
-            return Next::Resume;
+            return Next::Continue(());
         }
         Some(Number::ConsoleWrite) => match Stream::from_raw(registers[R8]) {
             None => Status::BadArgument,
             Some(_) if registers[RSI] > CONSOLE_MAX_BYTES => Status::TooLarge,
             Some(stream) => {
                 let bytes = GuestBytes { start: Gva(registers[RDI]), len: registers[RSI] as usize };
-                return Next::Stop(Stop::Console { stream, bytes });
+                return Next::Break(Stop::Console { stream, bytes });
             }
         },
-        Some(Number::Exit) => return Next::Stop(Stop::Exit(registers[RDI] as i32)),
-        Some(Number::Panic) => return Next::Stop(Stop::Panic(PanicAt(Gva(registers[RDI])))),
+        Some(Number::Exit) => return Next::Break(Stop::Exit(registers[RDI] as i32)),
+        Some(Number::Panic) => return Next::Break(Stop::Panic(PanicAt(Gva(registers[RDI])))),
         None => Status::UnknownCall,
     };
     vcpu.set_rax(status.encode());
-    Next::Resume
+    Next::Continue(())
 }
 
 /// VMMCALL is no way to make a call of the contract; it answers as an unknown call does, for guests that probe for other hypervisors.
 pub(super) fn vmmcall(context: &mut Context<'_>) -> Next {
-    let Some(next) = context.vcpu.next_rip(Opcode::VMMCALL, context.mmu, context.memory) else {
-        return Next::Stop(stop::unhandled(context));
+    let Some(next) = context.next_rip(Opcode::VMMCALL) else {
+        return context.unhandled();
     };
     context.vcpu.set_rax(Status::UnknownCall.encode());
-    Next::Skip(next)
+    context.skip_to(next)
 }

@@ -4,5 +4,5 @@ use super::{Next, Stop};
 
 /// Hands control to the embedder, which decides whether the guest goes on.
 pub(super) const fn handle() -> Next {
-    Next::Stop(Stop::Interrupted)
+    Next::Break(Stop::Interrupted)
 }

@@ -21,7 +21,7 @@ pub struct InvalidState {
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let control = &context.vcpu.vmcb().control;
     log::error!("the processor refused the VMCB: {control:x?}");
-    Next::Stop(Stop::InvalidState(InvalidState {
+    Next::Break(Stop::InvalidState(InvalidState {
         asid: control.asid,
         event_injection: control.exit_int_info,
         port_map: control.iopm_base,

@@ -1,6 +1,6 @@
 //! Port accesses: the doorbell is a call, everything else is the embedder's.
 
-use super::{Context, Next, Stop, hypercall, stop};
+use super::{Context, Next, Stop, hypercall};
 use hv_abi::call::DOORBELL_PORT;
 
 /// Which way the bytes go.
@@ -89,11 +89,11 @@ pub(super) fn handle(context: &mut Context<'_>, access: PortAccess) -> Next {
         return hypercall::handle(context);
     }
     if access.info & STRING != 0 {
-        return Next::Stop(stop::unhandled(context));
+        return context.unhandled();
     }
     context.vcpu.advance_to(access.next_rip);
     let value = context.vcpu.rax() as u32 & access.width().mask() as u32;
-    Next::Stop(Stop::Io { access, value })
+    Next::Break(Stop::Io { access, value })
 }
 
 #[cfg(test)]

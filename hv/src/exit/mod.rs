@@ -10,14 +10,16 @@ mod msr;
 mod page_fault;
 mod shutdown;
 mod stop;
-mod svm_instruction;
 
 pub use hypercall::{GuestBytes, PanicAt};
 pub use invalid::InvalidState;
 pub use io::{Direction, PortAccess, Width};
 pub use stop::{Cause, Stop, Unhandled};
 
+use core::ops::ControlFlow;
+
 use crate::{
+    insn::Opcode,
     mem::GuestMemory,
     shadow::ShadowMmu,
     svm::ExitCode,
@@ -44,7 +46,7 @@ pub enum Exit {
     Interrupt,
     /// Shutdown: a triple fault.
     Shutdown,
-    /// An SVM instruction, or another that guests do not have.
+    /// An SVM instruction, or RSM outside SMM: guests do not have them (APM vol. 3, VMRUN, RSM).
     Undefined,
     /// The VMCB was refused.
     Invalid,
@@ -52,18 +54,8 @@ pub enum Exit {
     Other,
 }
 
-/// What happens next.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// The guest goes on where RIP points.
-    Resume,
-    /// The guest goes on behind the instruction, at this address.
-    Skip(u64),
-    /// The guest gets an exception.
-    Inject(Exception),
-    /// The embedder takes over.
-    Stop(Stop),
-}
+/// What happens next: the guest goes on where RIP points, or the embedder takes over.
+pub type Next = ControlFlow<Stop>;
 
 /// What exit handlers work on.
 pub struct Context<'a> {
@@ -98,10 +90,40 @@ impl Exit {
     }
 }
 
-/// Handles the exit that the virtual CPU has just taken; `Some` when the embedder must take over.
+impl Context<'_> {
+    /// Lets the guest go on behind the instruction.
+    #[inline]
+    fn skip_to(&mut self, rip: u64) -> Next {
+        self.vcpu.advance_to(rip);
+        Next::Continue(())
+    }
+
+    /// Lets the guest go on with an exception, unless that is one too many.
+    #[cold]
+    fn inject(&mut self, exception: Exception) -> Next {
+        match self.vcpu.raise(exception) {
+            Raised::Pending => Next::Continue(()),
+            Raised::Shutdown => Next::Break(shutdown::stop(self.vcpu)),
+        }
+    }
+
+    /// The address behind the instruction at RIP, which is known to have `opcode`.
+    #[inline]
+    fn next_rip(&mut self, opcode: Opcode) -> Option<u64> {
+        self.vcpu.next_rip(opcode, self.mmu, self.memory)
+    }
+
+    /// Hands the exit to the embedder as it is.
+    #[cold]
+    fn unhandled(&self) -> Next {
+        Next::Break(stop::unhandled(self.vcpu))
+    }
+}
+
+/// Handles the exit that the virtual CPU has just taken.
 #[inline]
-pub fn handle(context: &mut Context<'_>) -> Option<Stop> {
-    let next = match Exit::decode(context.vcpu) {
+pub fn handle(context: &mut Context<'_>) -> Next {
+    match Exit::decode(context.vcpu) {
         Exit::Io(access) => io::handle(context, access),
         Exit::Cpuid => cpuid::handle(context),
         Exit::Msr(direction) => msr::handle(context, direction),
@@ -110,20 +132,8 @@ pub fn handle(context: &mut Context<'_>) -> Option<Stop> {
         Exit::Halt => halt::handle(context),
         Exit::Interrupt => interrupt::handle(),
         Exit::Shutdown => shutdown::handle(context),
-        Exit::Undefined => svm_instruction::handle(),
+        Exit::Undefined => context.inject(Exception::UD),
         Exit::Invalid => invalid::handle(context),
-        Exit::Other => Next::Stop(stop::unhandled(context)),
-    };
-    match next {
-        Next::Resume => None,
-        Next::Skip(rip) => {
-            context.vcpu.advance_to(rip);
-            None
-        }
-        Next::Inject(exception) => match context.vcpu.raise(exception) {
-            Raised::Pending => None,
-            Raised::Shutdown => Some(shutdown::stop(context.vcpu)),
-        },
-        Next::Stop(stop) => Some(stop),
+        Exit::Other => context.unhandled(),
     }
 }

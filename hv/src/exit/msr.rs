@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR: the MSR plane of the contract, and the guest's view of the few registers of the processor that it has.
 
-use super::{Context, Next, stop};
+use super::{Context, Next};
 use crate::{
     hw::{RCX, RDX},
     insn::Opcode,
@@ -30,24 +30,24 @@ impl Direction {
 #[inline]
 pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
     let opcode = if direction == Direction::Read { Opcode::RDMSR } else { Opcode::WRMSR };
-    let Some(next) = context.vcpu.next_rip(opcode, context.mmu, context.memory) else {
-        return Next::Stop(stop::unhandled(context));
+    let Some(next) = context.next_rip(opcode) else {
+        return context.unhandled();
     };
     let index = context.vcpu.registers().0[RCX] as u32;
     match direction {
         Direction::Read => {
-            let Some(value) = read(context, index) else { return Next::Inject(Exception::GP0) };
+            let Some(value) = read(context, index) else { return context.inject(Exception::GP0) };
             context.vcpu.set_rax(value & 0xffff_ffff);
             context.vcpu.registers_mut().0[RDX] = value >> 32;
         }
         Direction::Write => {
             let value = context.vcpu.registers().0[RDX] << 32 | context.vcpu.rax() & 0xffff_ffff;
             if write(context.vcpu, index, value).is_none() {
-                return Next::Inject(Exception::GP0);
+                return context.inject(Exception::GP0);
             }
         }
     }
-    Next::Skip(next)
+    context.skip_to(next)
 }
 
 fn read(context: &Context<'_>, index: u32) -> Option<u64> {

@@ -14,21 +14,22 @@ pub(super) const fn decode(info_1: u64, info_2: u64) -> PageFault {
 }
 
 /// Serves a fault of the shadow tables.
-#[inline]
+// A function of its own: its frame would weigh on every other exit.
+#[inline(never)]
 pub(super) fn handle(context: &mut Context<'_>, fault: PageFault) -> Next {
     let paging = context.vcpu.paging();
     match context.mmu.fault(context.memory, &paging, fault.address, fault.code) {
         Ok((outcome, duty)) => {
             context.vcpu.owe(duty);
             match outcome {
-                Outcome::Filled => Next::Resume,
+                Outcome::Filled => Next::Continue(()),
                 Outcome::Guest(fault) => {
                     context.vcpu.set_cr2(fault.address);
-                    Next::Inject(fault.exception())
+                    context.inject(fault.exception())
                 }
-                Outcome::Outside(gpa) => Next::Stop(Stop::OutsideMemory { gpa, address: fault.address }),
+                Outcome::Outside(gpa) => Next::Break(Stop::OutsideMemory { gpa, address: fault.address }),
             }
         }
-        Err(error) => Next::Stop(Stop::Host(error)),
+        Err(error) => Next::Break(Stop::Host(error)),
     }
 }

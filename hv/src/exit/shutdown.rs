@@ -5,7 +5,7 @@ use crate::vcpu::Vcpu;
 
 /// Ends the guest with what is known of the cause.
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    Next::Stop(stop(context.vcpu))
+    Next::Break(stop(context.vcpu))
 }
 
 /// The stop for a virtual CPU that has shut down.

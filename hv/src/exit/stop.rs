@@ -1,10 +1,11 @@
 //! Why `run` returned to the embedder.
 
-use super::{Context, GuestBytes, InvalidState, PanicAt, PortAccess};
+use super::{GuestBytes, InvalidState, PanicAt, PortAccess};
 use crate::{
     addr::{Gpa, Gva},
     error::Error,
     svm::ExitCode,
+    vcpu::Vcpu,
     x86::{Exception, PageFaultCode, Vector},
 };
 use core::fmt;
@@ -80,8 +81,8 @@ pub struct Unhandled {
     pub rip: u64,
 }
 
-pub(super) fn unhandled(context: &Context<'_>) -> Stop {
-    let (control, save) = (&context.vcpu.vmcb().control, &context.vcpu.vmcb().save);
+pub(super) fn unhandled(vcpu: &Vcpu) -> Stop {
+    let (control, save) = (&vcpu.vmcb().control, &vcpu.vmcb().save);
     let code = ExitCode(control.exit_code as u32);
     Stop::Unhandled(Unhandled { code, info_1: control.exit_info_1, info_2: control.exit_info_2, rip: save.rip })
 }

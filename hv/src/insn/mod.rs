@@ -5,19 +5,33 @@ pub const MAX_BYTES: usize = 15;
 
 /// An instruction that exits and whose length is all that hv needs to know, by its opcode bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opcode(&'static [u8]);
+pub struct Opcode {
+    bytes: [u8; 4],
+    len: usize,
+}
 
 impl Opcode {
     /// CPUID.
-    pub const CPUID: Self = Self(&[0x0f, 0xa2]);
+    pub const CPUID: Self = Self { bytes: [0x0f, 0xa2, 0, 0], len: 2 };
     /// RDMSR.
-    pub const RDMSR: Self = Self(&[0x0f, 0x32]);
+    pub const RDMSR: Self = Self { bytes: [0x0f, 0x32, 0, 0], len: 2 };
     /// WRMSR.
-    pub const WRMSR: Self = Self(&[0x0f, 0x30]);
+    pub const WRMSR: Self = Self { bytes: [0x0f, 0x30, 0, 0], len: 2 };
     /// HLT.
-    pub const HLT: Self = Self(&[0xf4]);
+    pub const HLT: Self = Self { bytes: [0xf4, 0, 0, 0], len: 1 };
     /// VMMCALL.
-    pub const VMMCALL: Self = Self(&[0x0f, 0x01, 0xd9]);
+    pub const VMMCALL: Self = Self { bytes: [0x0f, 0x01, 0xd9, 0], len: 3 };
+
+    /// The instruction's length if it begins with these four bytes and has no prefix.
+    #[inline]
+    pub const fn plain_length(self, bytes: [u8; 4]) -> Option<u64> {
+        let differing = u32::from_le_bytes(bytes) ^ u32::from_le_bytes(self.bytes);
+        if differing << (32 - 8 * self.len) == 0 { Some(self.len as u64) } else { None }
+    }
+
+    fn begins(self, bytes: &[u8]) -> bool {
+        bytes.starts_with(&self.bytes[..self.len])
+    }
 }
 
 /// Whether REX prefixes exist.
@@ -32,22 +46,13 @@ pub enum CodeSize {
 /// Measures an instruction that is known to have `opcode`: its length in bytes, prefixes included.
 ///
 /// `None` when the bytes are another instruction, or longer than [`MAX_BYTES`].
-#[inline]
 pub fn length(opcode: Opcode, size: CodeSize, bytes: &[u8]) -> Option<u64> {
-    if bytes.starts_with(opcode.0) {
-        return Some(opcode.0.len() as u64);
-    }
-    length_with_prefixes(opcode, size, bytes)
-}
-
-#[cold]
-fn length_with_prefixes(opcode: Opcode, size: CodeSize, bytes: &[u8]) -> Option<u64> {
     let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
     let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
     if size == CodeSize::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
         at += 1;
     }
-    bytes[at..].starts_with(opcode.0).then(|| (at + opcode.0.len()) as u64)
+    opcode.begins(&bytes[at..]).then(|| (at + opcode.len) as u64)
 }
 
 /// Operand size, address size, segment overrides, LOCK, REPNE, REP (APM vol. 3, 1.2.1).
@@ -74,10 +79,12 @@ mod tests {
         for (opcode, code) in opcodes {
             for prefix in prefixes {
                 for (size, bits) in [(CodeSize::Bits64, 64), (CodeSize::Legacy, 32)] {
-                    let bytes = [prefix, opcode.0, &[0x90; 4]].concat();
+                    let bytes = [prefix, &opcode.bytes[..opcode.len], &[0x90; 4]].concat();
                     let full = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
                     let expected = (full.code() == code).then_some(full.len() as u64);
                     assert_eq!(length(opcode, size, &bytes), expected, "{bytes:x?} in {bits}-bit code");
+                    let plain = opcode.plain_length(bytes[..4].try_into().unwrap());
+                    assert_eq!(plain, expected.filter(|_| prefix.is_empty()), "{bytes:x?}");
                 }
             }
         }

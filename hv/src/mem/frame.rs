@@ -171,6 +171,16 @@ impl FrameRef<'_> {
         unsafe { &*self.word(index) }.store(value, Ordering::Relaxed);
     }
 
+    /// Reads the four bytes at `offset`; `None` when they do not all lie in the frame.
+    #[inline]
+    pub fn load_unaligned(self, offset: usize) -> Option<[u8; 4]> {
+        if offset > PAGE_SIZE - 4 {
+            return None;
+        }
+        // SAFETY: the four bytes lie inside the live frame.
+        Some(unsafe { self.start.wrapping_add(offset).cast::<[u8; 4]>().read_volatile() })
+    }
+
     /// Replaces the word with that index (modulo 512) if it still is `old`; tells whether it was.
     #[inline]
     pub fn compare_exchange(self, index: usize, old: u64, new: u64) -> bool {

@@ -69,14 +69,16 @@ impl GuestFrame {
     }
 }
 
-/// Whether a touch put another host frame behind the guest frame: leaves that map the old one must go.
+/// What a touch had to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Moved {
-    /// The guest frame had this host frame before, or none.
-    No,
-    /// It had a shared one, which now has a private copy.
-    From(Hpa),
+#[must_use = "leaves that map a frame that was copied must go"]
+pub enum Touched {
+    /// Nothing: the host frame was there, and fit.
+    Present,
+    /// There was none; now there is one, zeroed.
+    Zeroed,
+    /// There was this shared one; now there is a private copy of it. Leaves that map the old one must go.
+    CopiedFrom(Hpa),
 }
 
 /// An immutable, shared memory image; cheap to clone.
@@ -224,22 +226,28 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
-    pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Moved), Error> {
+    #[inline]
+    pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         if slot != 0 && (slot & SHARED == 0 || intent == Intent::Read) {
-            return Ok((GuestFrame::of(slot), Moved::No));
+            return Ok((GuestFrame::of(slot), Touched::Present));
         }
-        let (frame, moved) = if slot == 0 {
+        self.provide(gfn, slot)
+    }
+
+    /// Puts a new host frame behind `gfn`, which has `slot`.
+    fn provide(&mut self, gfn: Gfn, slot: Slot) -> Result<(GuestFrame, Touched), Error> {
+        let (frame, touched) = if slot == 0 {
             self.counts.zeroed += 1;
-            (self.directory.frames.take_zeroed()?, Moved::No)
+            (self.directory.frames.take_zeroed()?, Touched::Zeroed)
         } else {
             let copy = self.directory.frames.take()?;
             copy.view().copy_from(self.view(slot));
             self.counts.copied += 1;
-            (copy, Moved::From(Hpa(slot & ADDRESS)))
+            (copy, Touched::CopiedFrom(Hpa(slot & ADDRESS)))
         };
         let new = self.put(gfn, frame)?;
-        Ok((GuestFrame::of(new), moved))
+        Ok((GuestFrame::of(new), touched))
     }
 
     /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
@@ -396,9 +404,9 @@ mod tests {
         assert_eq!(arena.live(), before, "a clone costs no frame");
         let shared = a.present(Gfn(5)).unwrap();
         assert_eq!(shared.rights(), HostRights::ReadOnly);
-        assert_eq!(a.touch(Gfn(5), Intent::Read), Ok((shared, Moved::No)));
-        let (own, moved) = a.touch(Gfn(5), Intent::Write).unwrap();
-        assert_eq!((own.rights(), moved), (HostRights::ReadWrite, Moved::From(shared.hpa())));
+        assert_eq!(a.touch(Gfn(5), Intent::Read), Ok((shared, Touched::Present)));
+        let (own, touched) = a.touch(Gfn(5), Intent::Write).unwrap();
+        assert_eq!((own.rights(), touched), (HostRights::ReadWrite, Touched::CopiedFrom(shared.hpa())));
         a.write(Gpa(0x5000), b"mine!!").unwrap();
         let mut bytes = [0; 6];
         b.read(Gpa(0x5000), &mut bytes).unwrap();

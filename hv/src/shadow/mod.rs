@@ -28,7 +28,7 @@ pub use walk::{Access, Kind, PageFault, Paging, Privilege, Rights, Translation, 
 use crate::{
     addr::{Gfn, Gpa, Gva, Hpa},
     error::Error,
-    mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Moved},
+    mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Touched},
     x86::{ADDRESS_MASK, Entry, PageFaultCode},
 };
 use alloc::vec::Vec;
@@ -71,8 +71,6 @@ struct Key {
 struct Table {
     frame: Frame,
     key: Key,
-    /// Entries that point here, or did once.
-    parents: Vec<Leaf>,
 }
 
 /// What became of a fault.
@@ -89,8 +87,7 @@ pub enum Outcome {
 /// The shadow tables of one VM.
 pub struct ShadowMmu {
     frames: Frames,
-    tables: Vec<Option<Table>>,
-    free: Vec<u32>,
+    tables: Vec<Table>,
     by_key: HashMap<Key, u32>,
     reverse: ReverseMap,
     /// Tables that are out of use, but perhaps not out of every TLB and walk cache.
@@ -111,7 +108,6 @@ impl ShadowMmu {
         let mut mmu = Self {
             frames,
             tables: Vec::new(),
-            free: Vec::new(),
             by_key: HashMap::new(),
             reverse: ReverseMap::new(frames, memory.size())?,
             quarantine: Vec::new(),
@@ -163,29 +159,31 @@ impl ShadowMmu {
     ) -> Result<(Outcome, FlushDuty), Error> {
         let access = Access::of_fault(code);
         let mut duty = FlushDuty::None;
-        if self.tables.len() - self.free.len() + LEVELS > MAX_TABLES {
+        if self.tables.len() + LEVELS > MAX_TABLES {
             duty = self.drop_all(memory, paging)?;
         }
-        let walked = walk::walk(memory, paging, address, access, |gfn, moved| duty = duty.and(self.moved(gfn, moved)))?;
+        let walked = walk::walk(memory, paging, address, access, |gfn, touched| duty = duty.and(self.written(gfn, touched)))?;
         let found = match walked {
             Ok(found) => found,
             Err(fault) => return Ok((Outcome::Guest(fault), duty)),
         };
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
         let gfn = found.gpa.gfn();
-        let (frame, moved) = match memory.touch(gfn, intent) {
+        let (frame, touched) = match memory.touch(gfn, intent) {
             Err(Error::OutsideMemory(_)) => return Ok((Outcome::Outside(found.gpa), duty)),
             other => other?,
         };
-        duty = duty.and(self.moved_at(gfn, moved, address));
         let table = self.last_table(memory, &found, address, &mut duty)?;
-        if intent == Intent::Write && self.reverse.is_table(gfn) {
-            self.reverse.set_table(gfn, Holds::Data)?;
+        let here = Leaf { table, entry: index(address, 1) as u16 };
+        if let Touched::CopiedFrom(old) = touched {
+            duty = duty.and(self.replace(gfn, old, here, address));
         }
         let rights = effective_rights(&found, access, paging);
-        let entry = leaf_of(frame, rights, self.reverse.is_table(gfn));
-        duty = duty.and(self.set_leaf(Leaf { table, entry: index(address, 1) as u16 }, gfn, entry, address)?);
-        self.prefetch(memory, &found, table, address)?;
+        duty = duty.and(self.set_leaf(here, gfn, frame, rights, intent, address)?);
+        // Where the frame itself was new, those of the neighbours will hardly be there.
+        if touched == Touched::Present {
+            self.prefetch(memory, &found, here, address);
+        }
         Ok((Outcome::Filled, duty))
     }
 
@@ -194,9 +192,12 @@ impl ShadowMmu {
         self.tables_made + self.reverse.pages_zeroed()
     }
 
-    /// Says that hv itself wrote to a guest frame, after `memory.touch` told what `moved`.
-    pub fn written(&mut self, gfn: Gfn, moved: Moved) -> FlushDuty {
-        self.moved(gfn, moved)
+    /// Says that hv itself wrote to a guest frame, after `memory.touch` told what it had to do for that.
+    pub fn written(&mut self, gfn: Gfn, touched: Touched) -> FlushDuty {
+        match touched {
+            Touched::CopiedFrom(old) if self.remove_leaves(gfn, old) > 0 => FlushDuty::Asid,
+            _ => FlushDuty::None,
+        }
     }
 
     /// Says that every flush handed out so far has been discharged: frames may go back to the host.
@@ -208,8 +209,8 @@ impl ShadowMmu {
     }
 
     fn table(&self, index: u32) -> &Table {
-        // An index is handed out when its slot is filled, and forgotten (`recent`, `by_key`, `root`) when the slot is emptied.
-        self.tables[index as usize].as_ref().expect("a table that is in use")
+        // Tables leave the list all at once (`drop_all`), and with them every index (`recent`, `by_key`, `root`).
+        &self.tables[index as usize]
     }
 
     /// The last-level table for `address`, linked from the root.
@@ -223,25 +224,18 @@ impl ShadowMmu {
         let region = address.0 / span(2);
         if let Some((recent, table)) = self.recent
             && recent == region
-            && found.level == 1
-            && self.table(table).key.gfn == found.steps[0].table
+            && self.table(table).key == last_key(found)
         {
             return Ok(table);
         }
         let mut table = self.root;
         let mut above = Rights::all();
         for level in (2..=LEVELS).rev() {
-            let (gfn, source) = if level > found.level {
-                (found.steps[level - 2].table, Source::Table)
-            } else {
-                (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
-            };
             if level >= found.level {
                 above &= Rights::of(Entry::from_bits_retain(found.steps[level - 1].entry));
             }
-            let key = Key { gfn, role: Role { level: level as u8 - 1, source, rights: above.bits() } };
-            let (child, made) = self.find_or_make(memory, key)?;
-            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u16 }, child)?);
+            let (child, made) = self.find_or_make(memory, key_below(found, level, above))?;
+            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u16 }, child));
             table = child;
         }
         self.recent = Some((region, table));
@@ -257,14 +251,10 @@ impl ShadowMmu {
         let frame = self.frames.take_zeroed()?;
         self.tables_made += 1;
         let duty = if key.role.source == Source::Table { self.protect(memory, key.gfn)? } else { FlushDuty::None };
-        let table = Some(Table { frame, key, parents: Vec::new() });
-        let slot = self.free.pop().unwrap_or(self.tables.len() as u32);
-        match self.tables.get_mut(slot as usize) {
-            Some(place) => *place = table,
-            None => self.tables.push(table),
-        }
-        self.by_key.insert(key, slot);
-        Ok((slot, duty))
+        let index = self.tables.len() as u32;
+        self.tables.push(Table { frame, key });
+        self.by_key.insert(key, index);
+        Ok((index, duty))
     }
 
     /// Makes every leaf that maps `gfn` read-only, because it holds a table that is in step.
@@ -287,33 +277,40 @@ impl ShadowMmu {
         Ok(duty)
     }
 
-    fn link(&mut self, at: Leaf, child: u32) -> Result<FlushDuty, Error> {
+    fn link(&mut self, at: Leaf, child: u32) -> FlushDuty {
         let entry = Entry::from_bits_retain(self.table(child).frame.hpa().0) | LINK;
         let old = self.table(at.table).frame.view().load(at.entry as usize);
-        if old & !Entry::ACCESSED.bits() == entry.bits() & !Entry::ACCESSED.bits() {
-            return Ok(FlushDuty::None);
+        if old == entry.bits() {
+            return FlushDuty::None;
         }
         store(&self.tables, at, entry);
-        if let Some(table) = &mut self.tables[child as usize]
-            && !table.parents.contains(&at)
-        {
-            table.parents.try_reserve(1).map_err(|_| Error::NoHeap)?;
-            table.parents.push(at);
-        }
         if old & Entry::PRESENT.bits() == 0 {
-            return Ok(FlushDuty::None);
+            return FlushDuty::None;
         }
         self.epoch += 1;
-        Ok(FlushDuty::Asid)
+        FlushDuty::Asid
     }
 
-    fn set_leaf(&mut self, at: Leaf, gfn: Gfn, entry: Entry, address: Gva) -> Result<FlushDuty, Error> {
+    #[inline]
+    fn set_leaf(
+        &mut self,
+        at: Leaf,
+        gfn: Gfn,
+        frame: GuestFrame,
+        rights: Rights,
+        intent: Intent,
+        address: Gva,
+    ) -> Result<FlushDuty, Error> {
+        let (mut holds, surplus) = self.reverse.add(gfn, at)?;
+        if holds == Holds::Table && intent == Intent::Write {
+            // The table becomes unsync.
+            self.reverse.set_table(gfn, Holds::Data)?;
+            holds = Holds::Data;
+        }
+        let entry = leaf_of(frame, rights, holds);
         let old = Entry::from_bits_retain(self.table(at.table).frame.view().load(at.entry as usize));
-        let mut duty = match self.reverse.add(gfn, at)? {
-            Some(surplus) => self.remove_surplus(surplus),
-            None => FlushDuty::None,
-        };
         store(&self.tables, at, entry);
+        let mut duty = surplus.map_or(FlushDuty::None, |leaf| self.remove_surplus(leaf));
         if old.contains(Entry::PRESENT) && !is_upgrade(old, entry) {
             self.epoch += 1;
             duty = duty.and(FlushDuty::Address(address));
@@ -323,63 +320,48 @@ impl ShadowMmu {
 
     #[cold]
     fn remove_surplus(&mut self, leaf: Leaf) -> FlushDuty {
-        let is_leaf = self.tables[leaf.table as usize].as_ref().is_some_and(|table| table.key.role.level == 1);
-        if is_leaf {
+        if self.tables.get(leaf.table as usize).is_some_and(|table| table.key.role.level == 1) {
             store(&self.tables, leaf, Entry::empty());
         }
         self.epoch += 1;
         FlushDuty::Asid
     }
 
-    /// Fills the neighbours of `address` that the guest has used already and whose frames are there.
-    fn prefetch(&mut self, memory: &GuestMemory, found: &Translation, table: u32, address: Gva) -> Result<(), Error> {
-        let own = index(address, 1);
-        let first = own & !(PREFETCH - 1);
-        let above = Rights::from_bits_retain(self.table(table).key.role.rights);
+    /// Fills the neighbours of a leaf that the guest has used already and whose frames are there.
+    fn prefetch(&mut self, memory: &GuestMemory, found: &Translation, here: Leaf, address: Gva) {
+        let first = usize::from(here.entry) & !(PREFETCH - 1);
         let mut guest = [0; PREFETCH];
-        match found.level {
-            1 => memory.load_words(Gpa(found.steps[0].table.gpa().0 + first as u64 * 8), &mut guest),
-            _ => spread(found, address, first, &mut guest),
-        }
-        for (offset, raw) in guest.into_iter().enumerate() {
-            let (entry, raw) = (first + offset, Entry::from_bits_retain(raw));
-            if entry == own || !raw.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(raw) {
-                continue;
+        let above = match found.level {
+            1 => {
+                memory.load_words(Gpa(found.steps[0].table.gpa().0 + first as u64 * 8), &mut guest);
+                found.above
             }
-            if self.table(table).frame.view().load(entry) != 0 {
+            _ => {
+                spread(found, address, first, &mut guest);
+                Rights::all()
+            }
+        };
+        let Self { tables, reverse, .. } = self;
+        let shadow = tables[here.table as usize].frame.view();
+        for (offset, raw) in guest.into_iter().enumerate() {
+            let (index, raw) = (first + offset, Entry::from_bits_retain(raw));
+            if !raw.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(raw) || shadow.load(index) != 0 {
                 continue;
             }
             let gfn = Gpa(raw.address()).gfn();
             let Some(frame) = memory.present(gfn) else { continue };
+            let Some(holds) = reverse.try_add(gfn, Leaf { table: here.table, entry: index as u16 }) else { continue };
             let mut rights = above & Rights::of(raw);
-            rights.set(Rights::WRITE, rights.contains(Rights::WRITE) && raw.contains(Entry::DIRTY));
-            let at = Leaf { table, entry: entry as u16 };
-            if let Some(surplus) = self.reverse.add(gfn, at)? {
-                // The list is full: leave both as they are. The neighbour's own fault will decide.
-                self.reverse.add(gfn, surplus)?;
-                continue;
+            if !raw.contains(Entry::DIRTY) {
+                rights -= Rights::WRITE;
             }
-            store(&self.tables, at, leaf_of(frame, rights, self.reverse.is_table(gfn)));
-        }
-        Ok(())
-    }
-
-    fn moved(&mut self, gfn: Gfn, moved: Moved) -> FlushDuty {
-        match moved {
-            Moved::No => FlushDuty::None,
-            Moved::From(old) => {
-                let removed = self.remove_leaves(gfn, old);
-                if removed == 0 { FlushDuty::None } else { FlushDuty::Asid }
-            }
+            shadow.store(index, leaf_of(frame, rights, holds).bits());
         }
     }
 
-    /// As `moved`, where the leaf of `address` is known to be about to change: if it is the only one, flushing it is enough.
-    fn moved_at(&mut self, gfn: Gfn, moved: Moved, address: Gva) -> FlushDuty {
-        let Moved::From(old) = moved else { return FlushDuty::None };
-        let here = self.recent.filter(|(region, _)| *region == address.0 / span(2)).map(|(_, table)| table);
-        let is_here =
-            here.is_some_and(|table| mapping(&self.tables, Leaf { table, entry: index(address, 1) as u16 }, old).is_some());
+    /// Removes the leaves of a frame that was copied. `here` is about to map the copy: if it alone mapped the old one, flushing its address is enough.
+    fn replace(&mut self, gfn: Gfn, old: Hpa, here: Leaf, address: Gva) -> FlushDuty {
+        let is_here = mapping(&self.tables, here, old).is_some();
         match self.remove_leaves(gfn, old) {
             0 => FlushDuty::None,
             1 if is_here => FlushDuty::Address(address),
@@ -404,13 +386,12 @@ impl ShadowMmu {
     /// Puts every table into quarantine and starts with an empty root.
     fn drop_all(&mut self, memory: &GuestMemory, paging: &Paging) -> Result<FlushDuty, Error> {
         self.quarantine.try_reserve(self.tables.len()).map_err(|_| Error::NoHeap)?;
-        for table in self.tables.drain(..).flatten() {
+        for table in self.tables.drain(..) {
             if table.key.role.source == Source::Table {
                 self.reverse.set_table(table.key.gfn, Holds::Data)?;
             }
             self.quarantine.push(table.frame);
         }
-        self.free.clear();
         self.by_key.clear();
         self.epoch += 1;
         let _covered_by_the_whole = self.load_root(memory, paging)?;
@@ -419,24 +400,39 @@ impl ShadowMmu {
 }
 
 /// The entry at `leaf` if it is a last-level entry that maps the host frame `hpa`.
-fn mapping(tables: &[Option<Table>], leaf: Leaf, hpa: Hpa) -> Option<Entry> {
-    let table = tables.get(leaf.table as usize)?.as_ref().filter(|table| table.key.role.level == 1)?;
+fn mapping(tables: &[Table], leaf: Leaf, hpa: Hpa) -> Option<Entry> {
+    let table = tables.get(leaf.table as usize).filter(|table| table.key.role.level == 1)?;
     let entry = Entry::from_bits_retain(table.frame.view().load(leaf.entry as usize));
     (entry.contains(Entry::PRESENT) && entry.address() == hpa.0).then_some(entry)
 }
 
 #[inline]
-fn store(tables: &[Option<Table>], at: Leaf, entry: Entry) {
-    if let Some(Some(table)) = tables.get(at.table as usize) {
-        table.frame.view().store(at.entry as usize, entry.bits());
-    }
+fn store(tables: &[Table], at: Leaf, entry: Entry) {
+    tables[at.table as usize].frame.view().store(at.entry as usize, entry.bits());
+}
+
+/// The key of the shadow table that an entry of `level` leads to; `rights` is what the entries so far allow.
+fn key_below(found: &Translation, level: usize, rights: Rights) -> Key {
+    let (gfn, source) = if level > found.level {
+        (found.steps[level - 2].table, Source::Table)
+    } else {
+        (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
+    };
+    Key { gfn, role: Role { level: level as u8 - 1, source, rights: rights.bits() } }
+}
+
+/// The key of the last-level shadow table of a translation.
+#[inline]
+fn last_key(found: &Translation) -> Key {
+    key_below(found, 2, if found.level == 1 { found.above } else { found.rights })
 }
 
 /// Makes a leaf: what the guest allows, unless the host forbids it. The guest's cache bits are not taken over.
 #[inline]
-fn leaf_of(frame: GuestFrame, rights: Rights, is_table: bool) -> Entry {
+fn leaf_of(frame: GuestFrame, rights: Rights, holds: Holds) -> Entry {
     let mut entry = Entry::from_bits_retain(frame.hpa().0) | Entry::PRESENT | Entry::ACCESSED | Entry::DIRTY;
-    entry.set(Entry::WRITABLE, rights.contains(Rights::WRITE) && frame.rights() == HostRights::ReadWrite && !is_table);
+    let writable = rights.contains(Rights::WRITE) && frame.rights() == HostRights::ReadWrite && holds == Holds::Data;
+    entry.set(Entry::WRITABLE, writable);
     entry.set(Entry::USER, rights.contains(Rights::USER));
     entry.set(Entry::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
     entry

@@ -70,6 +70,7 @@ impl ReverseMap {
         self.chunks.get(gfn.0 as usize / CHUNK).and_then(Option::as_ref).map_or(0, |chunk| chunk[gfn.0 as usize % CHUNK])
     }
 
+    #[inline]
     fn word_mut(&mut self, gfn: Gfn) -> Result<&mut Word, Error> {
         let chunk = self.chunks.get_mut(gfn.0 as usize / CHUNK).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         if chunk.is_none() {
@@ -101,20 +102,24 @@ impl ReverseMap {
         Ok(())
     }
 
-    /// Records that `leaf` maps `gfn`. Returns a leaf that must be removed because the frame has too many.
+    /// Records that `leaf` maps `gfn`. Tells what the frame holds, and which leaf must be removed because the frame has too many.
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`], [`Error::NoHeap`].
     #[inline]
-    pub fn add(&mut self, gfn: Gfn, leaf: Leaf) -> Result<Option<Leaf>, Error> {
+    pub fn add(&mut self, gfn: Gfn, leaf: Leaf) -> Result<(Holds, Option<Leaf>), Error> {
         let word = self.word_mut(gfn)?;
-        let alone = leaf.pack() << PAYLOAD | ONE;
-        if *word & (ONE | MANY) == 0 {
-            *word |= alone;
-        } else if *word & !TABLE != alone {
-            return self.add_to_list(gfn, leaf);
+        match add_alone(word, leaf) {
+            Some(holds) => Ok((holds, None)),
+            None => Ok((Holds::of(*word), self.add_to_list(gfn, leaf)?)),
         }
-        Ok(None)
+    }
+
+    /// Records that `leaf` maps `gfn` if that is its only leaf, and tells what the frame holds. `None` if it is not, or if that takes memory.
+    #[inline]
+    pub fn try_add(&mut self, gfn: Gfn, leaf: Leaf) -> Option<Holds> {
+        let chunk = self.chunks.get_mut(gfn.0 as usize / CHUNK)?.as_mut()?;
+        add_alone(&mut chunk[gfn.0 as usize % CHUNK], leaf)
     }
 
     #[cold]
@@ -151,6 +156,18 @@ impl ReverseMap {
     }
 }
 
+/// Puts `leaf` into a word that has none, or has it already.
+#[inline]
+fn add_alone(word: &mut Word, leaf: Leaf) -> Option<Holds> {
+    let alone = leaf.pack() << PAYLOAD | ONE;
+    if *word & !TABLE == 0 {
+        *word |= alone;
+    } else if *word & !TABLE != alone {
+        return None;
+    }
+    Some(Holds::of(*word))
+}
+
 /// What a guest frame holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holds {
@@ -158,6 +175,12 @@ pub enum Holds {
     Table,
     /// Anything else.
     Data,
+}
+
+impl Holds {
+    const fn of(word: Word) -> Self {
+        if word & TABLE != 0 { Self::Table } else { Self::Data }
+    }
 }
 
 #[cfg(test)]
@@ -194,9 +217,10 @@ mod tests {
         let mut map = ReverseMap::new(Arena::leak(4).frames(), 4 << 20).unwrap();
         let leaf = |i: usize| Leaf { table: 1, entry: i as u16 };
         for i in 0..MAX_LEAVES {
-            assert_eq!(map.add(Gfn(0), leaf(i)), Ok(None));
+            assert_eq!(map.add(Gfn(0), leaf(i)), Ok((Holds::Data, None)));
         }
-        assert_eq!(map.add(Gfn(0), leaf(100)), Ok(Some(leaf(0))));
+        assert_eq!(map.add(Gfn(0), leaf(100)), Ok((Holds::Data, Some(leaf(0)))));
+        assert_eq!(map.try_add(Gfn(0), leaf(101)), None, "a list is not for prefetching");
         assert_eq!(leaves(&map, Gfn(0)).len(), MAX_LEAVES);
         assert_eq!(map.add(Gfn(1024), leaf(0)), Err(Error::OutsideMemory(Gfn(1024).gpa())));
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_SHIFT},
-    mem::{GuestMemory, Intent, Moved},
+    mem::{GuestMemory, Intent, Touched},
     x86::{ADDRESS_MASK, Entry, Exception, PageFaultCode, Vector},
 };
 use bitflags::bitflags;
@@ -146,6 +146,8 @@ pub struct Translation {
     pub gpa: Gpa,
     /// Rights of all levels taken together.
     pub rights: Rights,
+    /// Rights of the levels above the entry that maps the page.
+    pub above: Rights,
     /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
     pub level: usize,
     /// The way there: `steps[level - 1]` is the table of that level.
@@ -178,7 +180,7 @@ pub const fn span(level: usize) -> u64 {
 pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
     let fault = |code| PageFault { address, code: reported(code | access.code(), paging) };
     let mut table = paging.top();
-    let mut rights = Rights::all();
+    let mut above = Rights::all();
     let mut steps = [Step::default(); LEVELS];
     let mut level = LEVELS;
     loop {
@@ -191,24 +193,25 @@ pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Ac
             return Err(fault(PageFaultCode::PRESENT | PageFaultCode::RESERVED));
         }
         steps[level - 1] = Step { table, entry: raw };
-        rights &= Rights::of(entry);
         if level == 1 || entry.contains(Entry::LARGE) {
             break;
         }
+        above &= Rights::of(entry);
         table = Gpa(entry.address()).gfn();
         level -= 1;
     }
+    let rights = above & Rights::of(Entry::from_bits_retain(steps[level - 1].entry));
     if !allows(rights, access, paging) {
         return Err(fault(PageFaultCode::PRESENT));
     }
     let offset = span(level) - 1;
     let gpa = Gpa(steps[level - 1].entry & ADDRESS_MASK & !offset | address.0 & offset);
-    Ok(Translation { gpa, rights, level, steps })
+    Ok(Translation { gpa, rights, above, level, steps })
 }
 
 /// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write.
 ///
-/// `moved` hears of table frames that got a private copy because of that.
+/// `touched` hears what became of the frames of tables that had to be written for that.
 ///
 /// # Errors
 /// The page fault that the guest is owed, or what memory had to say.
@@ -217,7 +220,7 @@ pub fn walk(
     paging: &Paging,
     address: Gva,
     access: Access,
-    mut moved: impl FnMut(Gfn, Moved),
+    mut touched: impl FnMut(Gfn, Touched),
 ) -> Result<Result<Translation, PageFault>, crate::Error> {
     for _ in 0..TRIES {
         let mut found = match translate(memory, paging, address, access) {
@@ -230,7 +233,7 @@ pub fn walk(
             let dirty = if level == found.level && access.kind == Kind::Write { Entry::DIRTY } else { Entry::empty() };
             let used = entry | (Entry::ACCESSED | dirty).bits();
             if used != entry {
-                moved(table, memory.touch(table, Intent::Write)?.1);
+                touched(table, memory.touch(table, Intent::Write)?.1);
                 let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
                 raced |= memory.compare_exchange(at, entry, used) != Some(true);
                 found.steps[level - 1].entry = used;

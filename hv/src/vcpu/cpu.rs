@@ -6,7 +6,7 @@ use crate::{
     error::{Error, NoSvm},
     hw::Hw,
     mem::Frame,
-    svm::Features,
+    svm::{Clean, Features},
     x86::{EferFlags, msr},
 };
 use alloc::sync::Weak;
@@ -63,6 +63,8 @@ pub struct Cpu<H: Hw> {
     pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
     pub(super) features: Features,
+    /// The clean bits that the processor knows.
+    pub(super) clean_mask: Clean,
     kick: &'static Kick,
     _save_area: Frame,
 }
@@ -84,9 +86,10 @@ impl<H: Hw> Cpu<H> {
         // SAFETY: the page is 4096-aligned and kept until SVM is off again.
         unsafe { hw.write_msr(msr::VM_HSAVE_PA, save_area.hpa().0) };
         let features = Features::from_bits_truncate(hw.cpuid(0x8000_000a, 0)[3]);
+        let clean_mask = if features.contains(Features::VMCB_CLEAN) { Clean::all() } else { Clean::empty() };
         let counters = Counters { msr_writes: 2, ..Counters::default() };
         let asids = AsidPool::new(number, asids);
-        Ok(Self { hw, host_area, asids, fpu_owner: Weak::new(), counters, features, kick, _save_area: save_area })
+        Ok(Self { hw, host_area, asids, fpu_owner: Weak::new(), counters, features, clean_mask, kick, _save_area: save_area })
     }
 
     /// Tells, once, whether the embedder wants control back.

@@ -31,7 +31,7 @@ impl Vcpu {
             self.vmcb.save.cr3 = mmu.root().0;
             self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
         }
-        self.vmcb.control.clean = if cpu.features.contains(Features::VMCB_CLEAN) { self.clean.bits() } else { 0 };
+        self.vmcb.control.clean = (self.clean & cpu.clean_mask).bits();
         let (vmcb_at, host_area) = (self.vmcb.hpa(), cpu.host_area.hpa());
         // SAFETY: what a guest can reach, and why that is its own:
         // 1. Memory: CR3 is the root of this VM's shadow tables. Every leaf there was made by `shadow::leaf_of` from a `GuestFrame`, which only this VM's

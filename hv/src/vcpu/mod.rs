@@ -40,7 +40,7 @@ pub struct Vcpu {
     pending: Option<Event>,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
-    fetch: FetchCache,
+    fetch: Option<Fetch>,
     fpu: Arc<FpuState>,
     exits: u64,
 }
@@ -51,10 +51,10 @@ const _: () = {
 };
 
 /// The page that instruction bytes were last read from.
-struct FetchCache {
-    page: u64,
+struct Fetch {
+    page: Gva,
     epoch: u64,
-    frame: Option<GuestFrame>,
+    frame: GuestFrame,
 }
 
 impl Vcpu {
@@ -142,12 +142,15 @@ impl Vcpu {
         self.vmcb.control.interrupt_shadow = 0;
     }
 
-    const fn code_size(efer: u64, cs_attributes: u16) -> CodeSize {
+    /// Linear address of the instruction at RIP, and how its prefixes are read.
+    #[inline]
+    fn code_address(&self) -> (Gva, CodeSize) {
         const LONG: u16 = 1 << 9;
-        if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && cs_attributes & LONG != 0 {
-            CodeSize::Bits64
+        let save = &self.vmcb.save;
+        if save.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && save.cs.attributes & LONG != 0 {
+            (Gva(save.rip), CodeSize::Bits64)
         } else {
-            CodeSize::Legacy
+            (Gva(save.cs.base.wrapping_add(save.rip) & 0xffff_ffff), CodeSize::Legacy)
         }
     }
 
@@ -156,39 +159,53 @@ impl Vcpu {
     /// `None` when its bytes cannot be read through the guest's own tables, or are another instruction's.
     #[inline]
     pub fn next_rip(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
-        let save = &self.vmcb.save;
-        let size = Self::code_size(save.efer, save.cs.attributes);
-        let rip = save.rip;
-        let address = if size == CodeSize::Bits64 { Gva(rip) } else { Gva(save.cs.base.wrapping_add(rip) & 0xffff_ffff) };
-        let mut bytes = [0; MAX_BYTES];
-        let count = self.fetch(address, &mut bytes, mmu, memory);
-        crate::insn::length(opcode, size, &bytes[..count]).map(|length| rip.wrapping_add(length))
+        let (address, size) = self.code_address();
+        let frame = self.fetch_frame(address, mmu, memory)?;
+        let plain = memory.view_frame(frame).load_unaligned(address.page_offset()).and_then(|bytes| opcode.plain_length(bytes));
+        let length = match plain {
+            Some(length) => length,
+            None => self.length_with_prefixes(opcode, address, size, mmu, memory)?,
+        };
+        Some(self.vmcb.save.rip.wrapping_add(length))
     }
 
-    /// Reads instruction bytes, by the guest's rights; tells how many could be read.
-    fn fetch(&mut self, address: Gva, bytes: &mut [u8; MAX_BYTES], mmu: &ShadowMmu, memory: &GuestMemory) -> usize {
-        let offset = address.page_offset();
-        let Some(frame) = self.fetch_frame(address, mmu, memory) else { return 0 };
-        let mut count = memory.view_frame(frame).read(offset, bytes);
+    #[cold]
+    fn length_with_prefixes(
+        &mut self,
+        opcode: Opcode,
+        address: Gva,
+        size: CodeSize,
+        mmu: &ShadowMmu,
+        memory: &GuestMemory,
+    ) -> Option<u64> {
+        let mut bytes = [0; MAX_BYTES];
+        let frame = self.fetch_frame(address, mmu, memory)?;
+        let mut count = memory.view_frame(frame).read(address.page_offset(), &mut bytes);
         if count < MAX_BYTES {
             let next = address.page_base().wrapping_add(PAGE_SIZE as u64);
             if let Some(frame) = self.fetch_frame(next, mmu, memory) {
                 count += memory.view_frame(frame).read(0, &mut bytes[count..]);
             }
         }
-        count
+        crate::insn::length(opcode, size, &bytes[..count])
     }
 
     /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
     #[inline]
     fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
-        let page = address.page_base().0;
-        if self.fetch.page != page || self.fetch.epoch != mmu.epoch() {
-            let access = Access { kind: Kind::Fetch, privilege: self.privilege() };
-            let found = translate(memory, &self.paging(), address, access).ok()?;
-            self.fetch = FetchCache { page, epoch: mmu.epoch(), frame: memory.present(found.gpa.gfn()) };
+        match &self.fetch {
+            Some(fetch) if fetch.page == address.page_base() && fetch.epoch == mmu.epoch() => Some(fetch.frame),
+            _ => self.find_fetch_frame(address, mmu, memory),
         }
-        self.fetch.frame
+    }
+
+    #[cold]
+    fn find_fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
+        let access = Access { kind: Kind::Fetch, privilege: self.privilege() };
+        let found = translate(memory, &self.paging(), address, access).ok()?;
+        let frame = memory.present(found.gpa.gfn())?;
+        self.fetch = Some(Fetch { page: address.page_base(), epoch: mmu.epoch(), frame });
+        Some(frame)
     }
 }
 

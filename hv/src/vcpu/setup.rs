@@ -1,6 +1,6 @@
 //! What all VMs share, and what a virtual CPU starts with.
 
-use super::{FetchCache, Vcpu, asid::AsidTag, cpu, fpu::FpuState};
+use super::{Vcpu, asid::AsidTag, cpu, fpu::FpuState};
 use crate::{
     addr::{Hpa, PAGE_SIZE},
     error::Error,
@@ -128,7 +128,7 @@ impl Vcpu {
             duty: FlushDuty::None,
             pending: None,
             last_raised: None,
-            fetch: FetchCache { page: u64::MAX, epoch: 0, frame: None },
+            fetch: None,
             fpu: FpuState::new(frames)?,
             exits: 0,
         })
