@@ -2,7 +2,8 @@
 //!
 //! The save area must not be used again: QEMU 7.2 writes host state into it.
 
-use super::{Context, Next, Stop};
+use super::{Next, Stop};
+use crate::vcpu::Vcpu;
 
 /// The control-area fields that the processor checks, as they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +19,9 @@ pub struct InvalidState {
 }
 
 /// Ends the guest.
-pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    let control = &context.vcpu.vmcb().control;
+#[cold]
+pub(super) fn handle(vcpu: &Vcpu) -> Next {
+    let control = &vcpu.vmcb().control;
     log::error!("the processor refused the VMCB: {control:x?}");
     Next::Break(Stop::InvalidState(InvalidState {
         asid: control.asid,

@@ -99,25 +99,37 @@ impl Context<'_> {
     }
 
     /// Lets the guest go on with an exception, unless that is one too many.
-    #[cold]
+    #[inline]
     fn inject(&mut self, exception: Exception) -> Next {
-        match self.vcpu.raise(exception) {
-            Raised::Pending => Next::Continue(()),
-            Raised::Shutdown => Next::Break(shutdown::stop(self.vcpu)),
-        }
+        inject(self.vcpu, exception)
     }
 
     /// The address behind the instruction at RIP, which is known to have `opcode`.
-    #[inline]
+    #[inline(always)]
     fn next_rip(&mut self, opcode: Opcode) -> Option<u64> {
         self.vcpu.next_rip(opcode, self.mmu, self.memory)
     }
 
     /// Hands the exit to the embedder as it is.
-    #[cold]
+    #[inline]
     fn unhandled(&self) -> Next {
-        Next::Break(stop::unhandled(self.vcpu))
+        unhandled(self.vcpu)
     }
+}
+
+// The rare ends of handlers are functions of their own, which take no more than they need: so the common ends stay in registers.
+
+#[cold]
+fn inject(vcpu: &mut Vcpu, exception: Exception) -> Next {
+    match vcpu.raise(exception) {
+        Raised::Pending => Next::Continue(()),
+        Raised::Shutdown => Next::Break(shutdown::stop(vcpu)),
+    }
+}
+
+#[cold]
+fn unhandled(vcpu: &Vcpu) -> Next {
+    Next::Break(stop::unhandled(vcpu))
 }
 
 /// Handles the exit that the virtual CPU has just taken.
@@ -127,13 +139,13 @@ pub fn handle(context: &mut Context<'_>) -> Next {
         Exit::Io(access) => io::handle(context, access),
         Exit::Cpuid => cpuid::handle(context),
         Exit::Msr(direction) => msr::handle(context, direction),
-        Exit::PageFault(fault) => page_fault::handle(context, fault),
+        Exit::PageFault(fault) => page_fault::handle(context.vcpu, context.mmu, context.memory, fault),
         Exit::VmmCall => hypercall::vmmcall(context),
         Exit::Halt => halt::handle(context),
         Exit::Interrupt => interrupt::handle(),
-        Exit::Shutdown => shutdown::handle(context),
+        Exit::Shutdown => shutdown::handle(context.vcpu),
         Exit::Undefined => context.inject(Exception::UD),
-        Exit::Invalid => invalid::handle(context),
+        Exit::Invalid => invalid::handle(context.vcpu),
         Exit::Other => context.unhandled(),
     }
 }

@@ -29,27 +29,38 @@ impl Direction {
 /// Carries out RDMSR or WRMSR; a register that the guest does not have is #GP(0) (APM vol. 3, RDMSR).
 #[inline]
 pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
-    let opcode = if direction == Direction::Read { Opcode::RDMSR } else { Opcode::WRMSR };
-    let Some(next) = context.next_rip(opcode) else {
+    match direction {
+        Direction::Read => rdmsr(context),
+        Direction::Write => wrmsr(context),
+    }
+}
+
+#[inline]
+fn rdmsr(context: &mut Context<'_>) -> Next {
+    let Some(next) = context.next_rip(Opcode::RDMSR) else {
         return context.unhandled();
     };
-    let index = context.vcpu.registers().0[RCX] as u32;
-    match direction {
-        Direction::Read => {
-            let Some(value) = read(context, index) else { return context.inject(Exception::GP0) };
-            context.vcpu.set_rax(value & 0xffff_ffff);
-            context.vcpu.registers_mut().0[RDX] = value >> 32;
-        }
-        Direction::Write => {
-            let value = context.vcpu.registers().0[RDX] << 32 | context.vcpu.rax() & 0xffff_ffff;
-            if write(context.vcpu, index, value).is_none() {
-                return context.inject(Exception::GP0);
-            }
-        }
-    }
+    let Some(value) = read(context, context.vcpu.registers().0[RCX] as u32) else {
+        return context.inject(Exception::GP0);
+    };
+    context.vcpu.set_rax(value & 0xffff_ffff);
+    context.vcpu.registers_mut().0[RDX] = value >> 32;
     context.skip_to(next)
 }
 
+fn wrmsr(context: &mut Context<'_>) -> Next {
+    let Some(next) = context.next_rip(Opcode::WRMSR) else {
+        return context.unhandled();
+    };
+    let registers = context.vcpu.registers().0;
+    let value = registers[RDX] << 32 | context.vcpu.rax() & 0xffff_ffff;
+    match write(context.vcpu, registers[RCX] as u32, value) {
+        Some(()) => context.skip_to(next),
+        None => context.inject(Exception::GP0),
+    }
+}
+
+#[inline]
 fn read(context: &Context<'_>, index: u32) -> Option<u64> {
     let save = &context.vcpu.vmcb().save;
     match index {

@@ -1,9 +1,11 @@
 //! Page faults: the shadow is filled, the guest gets the fault, or the access leads outside memory.
 
-use super::{Context, Next, Stop};
+use super::{Next, Stop, inject};
 use crate::{
     addr::Gva,
-    shadow::{Outcome, PageFault},
+    mem::GuestMemory,
+    shadow::{Outcome, PageFault, ShadowMmu},
+    vcpu::Vcpu,
     x86::PageFaultCode,
 };
 
@@ -14,18 +16,17 @@ pub(super) const fn decode(info_1: u64, info_2: u64) -> PageFault {
 }
 
 /// Serves a fault of the shadow tables.
-// A function of its own: its frame would weigh on every other exit.
 #[inline(never)]
-pub(super) fn handle(context: &mut Context<'_>, fault: PageFault) -> Next {
-    let paging = context.vcpu.paging();
-    match context.mmu.fault(context.memory, &paging, fault.address, fault.code) {
+pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMemory, fault: PageFault) -> Next {
+    let paging = vcpu.paging();
+    match mmu.fault(memory, &paging, fault.address, fault.code) {
         Ok((outcome, duty)) => {
-            context.vcpu.owe(duty);
+            vcpu.owe(duty);
             match outcome {
                 Outcome::Filled => Next::Continue(()),
                 Outcome::Guest(fault) => {
-                    context.vcpu.set_cr2(fault.address);
-                    context.inject(fault.exception())
+                    vcpu.set_cr2(fault.address);
+                    inject(vcpu, fault.exception())
                 }
                 Outcome::Outside(gpa) => Next::Break(Stop::OutsideMemory { gpa, address: fault.address }),
             }

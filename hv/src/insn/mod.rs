@@ -22,10 +22,10 @@ impl Opcode {
     /// VMMCALL.
     pub const VMMCALL: Self = Self { bytes: [0x0f, 0x01, 0xd9, 0], len: 3 };
 
-    /// The instruction's length if it begins with these four bytes and has no prefix.
+    /// The instruction's length if these are its first four bytes, and it has no prefix.
     #[inline]
-    pub const fn plain_length(self, bytes: [u8; 4]) -> Option<u64> {
-        let differing = u32::from_le_bytes(bytes) ^ u32::from_le_bytes(self.bytes);
+    pub const fn plain_length(self, bytes: u32) -> Option<u64> {
+        let differing = bytes ^ u32::from_le_bytes(self.bytes);
         if differing << (32 - 8 * self.len) == 0 { Some(self.len as u64) } else { None }
     }
 
@@ -83,7 +83,7 @@ mod tests {
                     let full = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
                     let expected = (full.code() == code).then_some(full.len() as u64);
                     assert_eq!(length(opcode, size, &bytes), expected, "{bytes:x?} in {bits}-bit code");
-                    let plain = opcode.plain_length(bytes[..4].try_into().unwrap());
+                    let plain = opcode.plain_length(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
                     assert_eq!(plain, expected.filter(|_| prefix.is_empty()), "{bytes:x?}");
                 }
             }

@@ -171,14 +171,14 @@ impl FrameRef<'_> {
         unsafe { &*self.word(index) }.store(value, Ordering::Relaxed);
     }
 
-    /// Reads the four bytes at `offset`; `None` when they do not all lie in the frame.
+    /// Reads the four bytes at `offset` as a little-endian word; `None` when they do not all lie in the frame.
     #[inline]
-    pub fn load_unaligned(self, offset: usize) -> Option<[u8; 4]> {
+    pub fn load_unaligned(self, offset: usize) -> Option<u32> {
         if offset > PAGE_SIZE - 4 {
             return None;
         }
-        // SAFETY: the four bytes lie inside the live frame.
-        Some(unsafe { self.start.wrapping_add(offset).cast::<[u8; 4]>().read_volatile() })
+        // SAFETY: the four bytes lie inside the live frame. A guest that writes them at this moment gets an answer to either, as on the processor.
+        Some(unsafe { self.start.wrapping_add(offset).cast::<u32>().read_unaligned() })
     }
 
     /// Replaces the word with that index (modulo 512) if it still is `old`; tells whether it was.

@@ -33,12 +33,18 @@ impl Event {
         VALID | kind << TYPE_SHIFT | u64::from(vector) | code
     }
 
+    /// Tells whether EXITINTINFO names an event at all.
+    #[inline]
+    pub const fn is_valid(raw: u64) -> bool {
+        raw & VALID != 0
+    }
+
     /// Decodes EXITINTINFO: the event whose delivery the exit cut short, if there was one.
     ///
     /// Only bit 31 tells whether there was; the other bits may be left over from an earlier exit. Types that the manual does not define count as none.
     #[inline]
     pub fn decode(raw: u64) -> Option<Self> {
-        if raw & VALID == 0 {
+        if !Self::is_valid(raw) {
             return None;
         }
         let vector = raw as u8;

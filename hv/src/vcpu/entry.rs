@@ -44,8 +44,10 @@ impl Vcpu {
         unsafe { cpu.hw.run(&mut self.vmcb, vmcb_at, &mut self.registers, host_area) };
         self.exits += 1;
         self.clean = Clean::all();
-        self.vmcb.control.tlb_control = TlbControl::Keep as u32;
-        self.requeue();
+        let control = &mut self.vmcb.control;
+        control.tlb_control = TlbControl::Keep as u32;
+        let interrupted = control.exit_int_info;
+        self.requeue(interrupted);
     }
 
     /// Does the flushes that are owed, and gets an ASID that is good on this CPU.

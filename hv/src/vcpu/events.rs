@@ -18,15 +18,18 @@ pub enum Raised {
 }
 
 impl Vcpu {
-    /// Takes over the event whose delivery the last exit cut short, to be delivered again. (A software interrupt is not: RIP is still at
-    /// its instruction.)
+    /// Takes over the event whose delivery the last exit cut short, as EXITINTINFO names it, to be delivered again. (A software
+    /// interrupt is not: RIP is still at its instruction.)
     #[inline]
-    pub fn requeue(&mut self) {
-        const VALID: u64 = 1 << 31;
-        let raw = self.vmcb.control.exit_int_info;
-        if raw & VALID != 0 {
-            self.pending = Event::decode(raw).filter(|event| !matches!(event, Event::SoftwareInterrupt(_)));
+    pub(super) fn requeue(&mut self, interrupted: u64) {
+        if Event::is_valid(interrupted) {
+            self.requeue_lost(interrupted);
         }
+    }
+
+    #[cold]
+    fn requeue_lost(&mut self, raw: u64) {
+        self.pending = Event::decode(raw).filter(|event| !matches!(event, Event::SoftwareInterrupt(_)));
     }
 
     /// Raises an exception at the current instruction; joins it with an event that is already on its way.

@@ -138,12 +138,13 @@ impl Vcpu {
     /// Moves RIP behind an instruction that hv has carried out, and ends an interrupt shadow.
     #[inline]
     pub fn advance_to(&mut self, rip: u64) {
-        self.vmcb.save.rip = rip;
-        self.vmcb.control.interrupt_shadow = 0;
+        let vmcb = &mut *self.vmcb;
+        vmcb.save.rip = rip;
+        vmcb.control.interrupt_shadow = 0;
     }
 
     /// Linear address of the instruction at RIP, and how its prefixes are read.
-    #[inline]
+    #[inline(always)]
     fn code_address(&self) -> (Gva, CodeSize) {
         const LONG: u16 = 1 << 9;
         let save = &self.vmcb.save;
@@ -157,7 +158,7 @@ impl Vcpu {
     /// Measures the instruction at RIP, which is known to have `opcode`, and gives the address of the next one.
     ///
     /// `None` when its bytes cannot be read through the guest's own tables, or are another instruction's.
-    #[inline]
+    #[inline(always)]
     pub fn next_rip(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
         let (address, size) = self.code_address();
         let frame = self.fetch_frame(address, mmu, memory)?;
@@ -191,7 +192,7 @@ impl Vcpu {
     }
 
     /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
-    #[inline]
+    #[inline(always)]
     fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
         match &self.fetch {
             Some(fetch) if fetch.page == address.page_base() && fetch.epoch == mmu.epoch() => Some(fetch.frame),
