@@ -257,15 +257,6 @@ impl GuestMemory {
         Some(if slot == 0 { 0 } else { self.view(slot).load(gpa.page_offset() / 8) })
     }
 
-    /// Reads consecutive words of one frame, from `gpa` on; what lies behind the frame's end, or outside memory, reads as zero.
-    pub fn load_words(&self, gpa: Gpa, into: &mut [u64]) {
-        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref()).unwrap_or(0);
-        let first = gpa.page_offset() / 8;
-        for (at, word) in into.iter_mut().enumerate() {
-            *word = if slot == 0 || first + at >= PAGE_SIZE / 8 { 0 } else { self.view(slot).load(first + at) };
-        }
-    }
-
     /// Replaces the 64-bit word at `gpa`, which is 8-aligned, if it still is `old`. Its frame must have been touched for writing.
     ///
     /// Returns whether the word was `old`, or `None` when the frame is outside memory or not private.

@@ -29,7 +29,7 @@ use crate::{
     addr::{Gfn, Gpa, Gva, Hpa},
     error::Error,
     mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Touched},
-    x86::{ADDRESS_MASK, Entry, PageFaultCode},
+    x86::{Entry, PageFaultCode},
 };
 use alloc::vec::Vec;
 use hashbrown::HashMap;
@@ -73,6 +73,42 @@ struct Table {
     key: Key,
 }
 
+/// What is known of 2 MiB of linear addresses: what the processor would keep in its page-walk cache, and the shadow table that serves them.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    number: u64,
+    /// What maps its pages: a guest table, or the entry of a large page.
+    source: Pages,
+    /// Rights of the levels above.
+    above: Rights,
+    /// Index of the last-level shadow table.
+    shadow: u32,
+}
+
+/// What maps the pages of a region.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    /// The last-level table in this frame.
+    Table(Gfn),
+    /// One entry for all; the pages follow one another from this frame on.
+    Large(Entry, Gfn),
+}
+
+impl Pages {
+    /// The last-level entry with that index, made up for a large page.
+    #[inline]
+    fn entry(self, memory: &GuestMemory, index: usize) -> Entry {
+        match self {
+            Self::Table(table) => Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index as u64 * 8)).unwrap_or(0)),
+            Self::Large(entry, first) => {
+                let flags =
+                    entry & (Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY | Entry::NO_EXECUTE);
+                flags | Entry::from_bits_retain(Gfn(first.0 + index as u64).gpa().0)
+            }
+        }
+    }
+}
+
 /// What became of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -93,8 +129,8 @@ pub struct ShadowMmu {
     /// Tables that are out of use, but perhaps not out of every TLB and walk cache.
     quarantine: Vec<Frame>,
     root: u32,
-    /// The last-level table that was filled last, and the 2 MiB region that it served.
-    recent: Option<(u64, u32)>,
+    /// The region that was filled last.
+    recent: Option<Region>,
     epoch: u64,
     tables_made: u64,
 }
@@ -159,32 +195,50 @@ impl ShadowMmu {
     ) -> Result<(Outcome, FlushDuty), Error> {
         let access = Access::of_fault(code);
         let mut duty = FlushDuty::None;
-        if self.tables.len() + LEVELS > MAX_TABLES {
-            duty = self.drop_all(memory, paging)?;
-        }
-        let walked = walk::walk(memory, paging, address, access, |gfn, touched| duty = duty.and(self.written(gfn, touched)))?;
-        let found = match walked {
-            Ok(found) => found,
-            Err(fault) => return Ok((Outcome::Guest(fault), duty)),
+        let (region, entry) = match self.recent_entry(memory, paging, address, access) {
+            Some(known) => known,
+            None => {
+                let walked =
+                    walk::walk(memory, paging, address, access, |gfn, touched| duty = duty.and(self.written(gfn, touched)))?;
+                let found = match walked {
+                    Ok(found) => found,
+                    Err(fault) => return Ok((Outcome::Guest(fault), duty)),
+                };
+                let region = self.region(memory, paging, &found, address, &mut duty)?;
+                (region, region.source.entry(memory, index(address, 1)))
+            }
         };
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
-        let gfn = found.gpa.gfn();
+        let gfn = Gpa(entry.address()).gfn();
         let (frame, touched) = match memory.touch(gfn, intent) {
-            Err(Error::OutsideMemory(_)) => return Ok((Outcome::Outside(found.gpa), duty)),
+            Err(Error::OutsideMemory(_)) => {
+                return Ok((Outcome::Outside(Gpa(entry.address() + address.page_offset() as u64)), duty));
+            }
             other => other?,
         };
-        let table = self.last_table(memory, &found, address, &mut duty)?;
-        let here = Leaf { table, entry: index(address, 1) as u16 };
+        let here = Leaf { table: region.shadow, entry: index(address, 1) as u16 };
         if let Touched::CopiedFrom(old) = touched {
             duty = duty.and(self.replace(gfn, old, here, address));
         }
-        let rights = effective_rights(&found, access, paging);
+        let rights = effective_rights(region.above, entry, access, paging);
         duty = duty.and(self.set_leaf(here, gfn, frame, rights, intent, address)?);
         // Where the frame itself was new, those of the neighbours will hardly be there.
         if touched == Touched::Present {
-            self.prefetch(memory, &found, here, address);
+            self.prefetch(memory, &region, here);
         }
         Ok((Outcome::Filled, duty))
+    }
+
+    /// The entry for `address` if it lies in the region that was filled last and nothing has to be set or refused.
+    #[inline]
+    fn recent_entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<(Region, Entry)> {
+        let region = self.recent.filter(|region| region.number == address.0 / span(2))?;
+        match region.source {
+            Pages::Table(table) => {
+                walk::translate_last(memory, paging, address, access, table, region.above).map(|entry| (region, entry))
+            }
+            Pages::Large(..) => None,
+        }
     }
 
     /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
@@ -213,33 +267,41 @@ impl ShadowMmu {
         &self.tables[index as usize]
     }
 
-    /// The last-level table for `address`, linked from the root.
-    fn last_table(
+    /// The region of `address`, with its shadow table linked from the root.
+    fn region(
         &mut self,
         memory: &GuestMemory,
+        paging: &Paging,
         found: &Translation,
         address: Gva,
         duty: &mut FlushDuty,
-    ) -> Result<u32, Error> {
-        let region = address.0 / span(2);
-        if let Some((recent, table)) = self.recent
-            && recent == region
-            && self.table(table).key == last_key(found)
-        {
-            return Ok(table);
+    ) -> Result<Region, Error> {
+        if self.tables.len() + LEVELS > MAX_TABLES {
+            *duty = duty.and(self.drop_all(memory, paging)?);
         }
         let mut table = self.root;
-        let mut above = Rights::all();
+        let mut rights = Rights::all();
         for level in (2..=LEVELS).rev() {
+            let (gfn, source) = if level > found.level {
+                (found.table(level - 1), Source::Table)
+            } else {
+                (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
+            };
             if level >= found.level {
-                above &= Rights::of(Entry::from_bits_retain(found.steps[level - 1].entry));
+                rights &= Rights::of(Entry::from_bits_retain(found.entries[level - 1]));
             }
-            let (child, made) = self.find_or_make(memory, key_below(found, level, above))?;
+            let key = Key { gfn, role: Role { level: level as u8 - 1, source, rights: rights.bits() } };
+            let (child, made) = self.find_or_make(memory, key)?;
             *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u16 }, child));
             table = child;
         }
-        self.recent = Some((region, table));
-        Ok(table)
+        let source = match found.level {
+            1 => Pages::Table(found.table(1)),
+            _ => Pages::Large(found.leaf(), Gpa(found.gpa.0 & !(span(2) - 1)).gfn()),
+        };
+        let region = Region { number: address.0 / span(2), source, above: found.above, shadow: table };
+        self.recent = Some(region);
+        Ok(region)
     }
 
     fn find_or_make(&mut self, memory: &GuestMemory, key: Key) -> Result<(u32, FlushDuty), Error> {
@@ -328,34 +390,19 @@ impl ShadowMmu {
     }
 
     /// Fills the neighbours of a leaf that the guest has used already and whose frames are there.
-    fn prefetch(&mut self, memory: &GuestMemory, found: &Translation, here: Leaf, address: Gva) {
-        let first = usize::from(here.entry) & !(PREFETCH - 1);
-        let mut guest = [0; PREFETCH];
-        let above = match found.level {
-            1 => {
-                memory.load_words(Gpa(found.steps[0].table.gpa().0 + first as u64 * 8), &mut guest);
-                found.above
-            }
-            _ => {
-                spread(found, address, first, &mut guest);
-                Rights::all()
-            }
-        };
+    fn prefetch(&mut self, memory: &GuestMemory, region: &Region, here: Leaf) {
         let Self { tables, reverse, .. } = self;
         let shadow = tables[here.table as usize].frame.view();
-        for (offset, raw) in guest.into_iter().enumerate() {
-            let (index, raw) = (first + offset, Entry::from_bits_retain(raw));
-            if !raw.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(raw) || shadow.load(index) != 0 {
+        let first = usize::from(here.entry) & !(PREFETCH - 1);
+        for index in first..first + PREFETCH {
+            let entry = region.source.entry(memory, index);
+            if !entry.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(entry) || shadow.load(index) != 0 {
                 continue;
             }
-            let gfn = Gpa(raw.address()).gfn();
+            let gfn = Gpa(entry.address()).gfn();
             let Some(frame) = memory.present(gfn) else { continue };
             let Some(holds) = reverse.try_add(gfn, Leaf { table: here.table, entry: index as u16 }) else { continue };
-            let mut rights = above & Rights::of(raw);
-            if !raw.contains(Entry::DIRTY) {
-                rights -= Rights::WRITE;
-            }
-            shadow.store(index, leaf_of(frame, rights, holds).bits());
+            shadow.store(index, leaf_of(frame, clean_rights(region.above, entry), holds).bits());
         }
     }
 
@@ -411,22 +458,6 @@ fn store(tables: &[Table], at: Leaf, entry: Entry) {
     tables[at.table as usize].frame.view().store(at.entry as usize, entry.bits());
 }
 
-/// The key of the shadow table that an entry of `level` leads to; `rights` is what the entries so far allow.
-fn key_below(found: &Translation, level: usize, rights: Rights) -> Key {
-    let (gfn, source) = if level > found.level {
-        (found.steps[level - 2].table, Source::Table)
-    } else {
-        (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
-    };
-    Key { gfn, role: Role { level: level as u8 - 1, source, rights: rights.bits() } }
-}
-
-/// The key of the last-level shadow table of a translation.
-#[inline]
-fn last_key(found: &Translation) -> Key {
-    key_below(found, 2, if found.level == 1 { found.above } else { found.rights })
-}
-
 /// Makes a leaf: what the guest allows, unless the host forbids it. The guest's cache bits are not taken over.
 #[inline]
 fn leaf_of(frame: GuestFrame, rights: Rights, holds: Holds) -> Entry {
@@ -438,16 +469,21 @@ fn leaf_of(frame: GuestFrame, rights: Rights, holds: Holds) -> Entry {
     entry
 }
 
-/// What the leaf for an access allows: a clean page is read-only, so that the first write comes here and sets the dirty bit.
-fn effective_rights(found: &Translation, access: Access, paging: &Paging) -> Rights {
-    let mut rights = found.rights;
-    if !found.is_dirty() {
-        rights -= Rights::WRITE;
-    }
+/// What the leaf for a last-level entry allows: a clean page is read-only, so that the first write comes here and sets the dirty bit.
+#[inline]
+fn clean_rights(above: Rights, entry: Entry) -> Rights {
+    let rights = above & Rights::of(entry);
+    if entry.contains(Entry::DIRTY) { rights } else { rights - Rights::WRITE }
+}
+
+/// What the leaf for an access allows.
+#[inline]
+fn effective_rights(above: Rights, entry: Entry, access: Access, paging: &Paging) -> Rights {
+    let rights = clean_rights(above, entry);
     let supervisor_write = access.kind == Kind::Write && access.privilege == Privilege::Supervisor;
     if supervisor_write && !paging.write_protect && !rights.contains(Rights::WRITE) {
         // CR0.WP = 0: the supervisor may write, the user may not, and the processor runs with WP = 1. So the leaf is the supervisor's alone.
-        rights = (rights | Rights::WRITE) - Rights::USER;
+        return (rights | Rights::WRITE) - Rights::USER;
     }
     rights
 }
@@ -457,16 +493,6 @@ fn is_upgrade(old: Entry, new: Entry) -> bool {
     let taken = (Entry::WRITABLE | Entry::USER) & old & !new;
     let forbidden = Entry::NO_EXECUTE & new & !old;
     old.address() == new.address() && taken.is_empty() && forbidden.is_empty()
-}
-
-/// What the last-level entries of a large page would be, if it had some.
-fn spread(found: &Translation, address: Gva, first: usize, into: &mut [u64; PREFETCH]) {
-    let raw = Entry::from_bits_retain(found.steps[found.level - 1].entry);
-    let flags = raw & (Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY | Entry::NO_EXECUTE);
-    let start = (found.gpa.0 & ADDRESS_MASK) - ((index(address, 1) - first) as u64 * span(1));
-    for (at, word) in into.iter_mut().enumerate() {
-        *word = (start + at as u64 * span(1)) | flags.bits();
-    }
 }
 
 #[cfg(test)]

@@ -1,1 +1,326 @@
+//! The shadow MMU by itself: guest tables are written by hand, the shadow tables are read as the processor reads them.
 
+use super::*;
+use crate::mem::{Page, arena::Arena};
+
+const MEMORY: u64 = 4 << 20;
+const TABLES: u64 = 0x10_0000;
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+const PAGING: Paging = Paging { cr3: TABLES, write_protect: true, no_execute: true };
+
+const READ: PageFaultCode = PageFaultCode::empty();
+const WRITE: PageFaultCode = PageFaultCode::WRITE;
+
+struct Setup {
+    arena: &'static Arena,
+    memory: GuestMemory,
+    mmu: ShadowMmu,
+}
+
+/// Guest tables at `TABLES`: one of each level, the last one empty.
+fn setup() -> Setup {
+    let arena = Arena::leak(64);
+    let mut memory = GuestMemory::new(arena.frames(), MEMORY).unwrap();
+    for level in 0..3 {
+        let entry = (TABLES + (level + 1) * 0x1000) | PRESENT | WRITABLE | USER | ACCESSED;
+        memory.write(Gpa(TABLES + level * 0x1000), &entry.to_le_bytes()).unwrap();
+    }
+    let mmu = ShadowMmu::new(arena.frames(), &memory, &PAGING).unwrap();
+    Setup { arena, memory, mmu }
+}
+
+impl Setup {
+    fn map(&mut self, page: u64, entry: u64) {
+        self.memory.write(Gpa(TABLES + 0x3000 + page * 8), &entry.to_le_bytes()).unwrap();
+    }
+
+    fn guest_entry(&self, page: u64) -> u64 {
+        self.memory.load(Gpa(TABLES + 0x3000 + page * 8)).unwrap()
+    }
+
+    fn fault(&mut self, address: u64, code: PageFaultCode) -> (Outcome, FlushDuty) {
+        self.mmu.fault(&mut self.memory, &PAGING, Gva(address), code).unwrap()
+    }
+
+    /// An access whose outcome the test is not about.
+    fn access(&mut self, address: u64, code: PageFaultCode) {
+        let (_outcome, _duty) = self.fault(address, code);
+    }
+
+    /// The entry that the processor would use, with the rights of all levels taken together; `None` where it would find nothing.
+    fn shadow(&self, address: u64) -> Option<Entry> {
+        let mut table = self.mmu.root().0;
+        let mut rights = WRITABLE | USER;
+        for level in (1..=4).rev() {
+            let entry = self.arena.word(Hpa(table + (address >> (12 + 9 * (level - 1)) & 511) * 8));
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            rights = rights & entry & (WRITABLE | USER) | (rights | entry) & NO_EXECUTE;
+            table = entry & 0x000f_ffff_ffff_f000;
+        }
+        Some(Entry::from_bits_retain(table | rights | PRESENT))
+    }
+}
+
+#[test]
+fn leaves_never_exceed_the_guest_and_the_host() {
+    let combinations = (0..32u64).map(|bits| {
+        let flag = |bit: u32, value: u64| if bits >> bit & 1 != 0 { value } else { 0 };
+        flag(0, WRITABLE) | flag(1, USER) | flag(2, DIRTY) | flag(3, ACCESSED) | flag(4, NO_EXECUTE)
+    });
+    for guest in combinations {
+        for code in [READ, WRITE, PageFaultCode::FETCH, PageFaultCode::USER, PageFaultCode::USER | WRITE] {
+            let mut s = setup();
+            s.map(5, 0x5000 | PRESENT | guest);
+            let (outcome, _) = s.fault(0x5123, code);
+            let allowed = (!code.contains(WRITE) || guest & WRITABLE != 0)
+                && (!code.contains(PageFaultCode::USER) || guest & USER != 0)
+                && (!code.contains(PageFaultCode::FETCH) || guest & NO_EXECUTE == 0);
+            if !allowed {
+                let fault = PageFault { address: Gva(0x5123), code: code | PageFaultCode::PRESENT };
+                assert_eq!((outcome, s.shadow(0x5123)), (Outcome::Guest(fault), None), "{guest:#x} {code:?}");
+                assert_eq!(s.guest_entry(5), 0x5000 | PRESENT | guest, "a refused access sets nothing");
+                continue;
+            }
+            assert_eq!(outcome, Outcome::Filled);
+            let leaf = s.shadow(0x5123).unwrap();
+            let dirty = guest & DIRTY != 0 || code.contains(WRITE);
+            assert_eq!(leaf.contains(Entry::WRITABLE), guest & WRITABLE != 0 && dirty, "{guest:#x} {code:?}");
+            assert_eq!(leaf.contains(Entry::USER), guest & USER != 0);
+            assert_eq!(leaf.contains(Entry::NO_EXECUTE), guest & NO_EXECUTE != 0);
+            assert_eq!(Hpa(leaf.address()), s.memory.present(Gfn(5)).unwrap().hpa());
+            let set = if code.contains(WRITE) { ACCESSED | DIRTY } else { ACCESSED };
+            assert_eq!(s.guest_entry(5), 0x5000 | PRESENT | guest | set);
+        }
+    }
+}
+
+#[test]
+fn clean_pages_fault_once_more_to_become_dirty() {
+    let mut s = setup();
+    s.map(5, 0x5000 | PRESENT | WRITABLE | ACCESSED);
+    s.access(0x5000, READ);
+    assert!(!s.shadow(0x5000).unwrap().contains(Entry::WRITABLE));
+    assert_eq!(s.guest_entry(5) & DIRTY, 0);
+    let (outcome, duty) = s.fault(0x5000, WRITE | PageFaultCode::PRESENT);
+    assert_eq!((outcome, duty), (Outcome::Filled, FlushDuty::None), "more rights need no flush");
+    assert!(s.shadow(0x5000).unwrap().contains(Entry::WRITABLE));
+    assert_eq!(s.guest_entry(5) & DIRTY, DIRTY);
+}
+
+#[test]
+fn accessed_bits_are_set_on_every_level() {
+    let mut s = setup();
+    for level in 0..3 {
+        let entry = (TABLES + (level + 1) * 0x1000) | PRESENT | WRITABLE;
+        s.memory.write(Gpa(TABLES + level * 0x1000), &entry.to_le_bytes()).unwrap();
+    }
+    s.map(5, 0x5000 | PRESENT);
+    s.access(0x5000, READ);
+    for level in 0..4 {
+        let entry = if level == 3 { s.guest_entry(5) } else { s.memory.load(Gpa(TABLES + level * 0x1000)).unwrap() };
+        assert_eq!(entry & (ACCESSED | DIRTY), ACCESSED, "table {level}");
+    }
+}
+
+#[test]
+fn reserved_bits_and_absent_tables_fault_as_the_manual_says() {
+    let mut s = setup();
+    s.map(5, 0x5000 | PRESENT | 1 << 45);
+    let reserved = PageFaultCode::PRESENT | PageFaultCode::RESERVED;
+    assert_eq!(s.fault(0x5000, READ).0, Outcome::Guest(PageFault { address: Gva(0x5000), code: reserved }));
+    s.map(6, 0x6000);
+    assert_eq!(s.fault(0x6000, WRITE).0, Outcome::Guest(PageFault { address: Gva(0x6000), code: WRITE }));
+    // A table outside memory reads as zeros.
+    s.memory.write(Gpa(TABLES + 0x2008), &(MEMORY | PRESENT | ACCESSED).to_le_bytes()).unwrap();
+    assert_eq!(s.fault(0x20_0000, READ).0, Outcome::Guest(PageFault { address: Gva(0x20_0000), code: READ }));
+    s.map(7, (MEMORY + 0x3000) | PRESENT | ACCESSED);
+    assert_eq!(s.fault(0x7018, READ).0, Outcome::Outside(Gpa(MEMORY + 0x3018)));
+    // A 2 MiB page whose address is not a multiple of 2 MiB.
+    s.memory.write(Gpa(TABLES + 0x2010), &(0x2000 | PRESENT | LARGE | ACCESSED).to_le_bytes()).unwrap();
+    assert_eq!(s.fault(0x40_0000, READ).0, Outcome::Guest(PageFault { address: Gva(0x40_0000), code: reserved }));
+}
+
+#[test]
+fn neighbours_are_filled_only_where_they_were_used_and_are_there() {
+    let mut s = setup();
+    for page in 0..8 {
+        s.map(page, (page << 12) | PRESENT | WRITABLE | ACCESSED | DIRTY);
+        s.memory.write(Gpa(page << 12), &[1]).unwrap();
+    }
+    s.map(2, 0x2000 | PRESENT | WRITABLE);
+    s.map(3, 0x3000 | PRESENT | WRITABLE | ACCESSED);
+    s.map(4, 0);
+    s.map(8, 0x8000 | PRESENT | ACCESSED);
+    s.map(9, 0x9000 | PRESENT | ACCESSED | 1 << 50);
+    s.access(0x1000, READ);
+    assert!(s.shadow(0).unwrap().contains(Entry::WRITABLE));
+    assert_eq!(s.shadow(0x2000), None, "never used");
+    assert!(!s.shadow(0x3000).unwrap().contains(Entry::WRITABLE), "clean");
+    assert_eq!(s.shadow(0x4000), None, "not present");
+    assert_eq!(s.shadow(0x8000), None, "no frame yet");
+    assert_eq!(s.memory.present(Gfn(8)), None);
+    assert_eq!(s.shadow(0x9000), None, "reserved bits");
+}
+
+#[test]
+fn large_pages_are_served_in_4_kib_pieces() {
+    let mut s = setup();
+    let entry = 0x20_0000 | PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY;
+    s.memory.write(Gpa(TABLES + 0x2008), &entry.to_le_bytes()).unwrap();
+    s.memory.write(Gpa(0x20_4000), &[1]).unwrap();
+    s.memory.write(Gpa(0x20_5000), &[1]).unwrap();
+    assert_eq!(s.fault(0x20_5678, WRITE).0, Outcome::Filled);
+    for page in [0x20_4000, 0x20_5000] {
+        let frame = s.memory.present(Gpa(page).gfn()).unwrap().hpa();
+        assert_eq!(s.shadow(page).map(|leaf| Hpa(leaf.address())), Some(frame));
+    }
+    assert_eq!(s.shadow(0x20_6000), None);
+}
+
+#[test]
+fn a_clean_large_page_becomes_writable_by_a_write() {
+    let mut s = setup();
+    let entry = 0x20_0000 | PRESENT | WRITABLE | LARGE;
+    s.memory.write(Gpa(TABLES + 0x2008), &entry.to_le_bytes()).unwrap();
+    s.access(0x20_5000, READ);
+    assert!(!s.shadow(0x20_5000).unwrap().contains(Entry::WRITABLE));
+    s.access(0x20_5000, WRITE);
+    assert!(s.shadow(0x20_5000).unwrap().contains(Entry::WRITABLE));
+    assert_eq!(s.memory.load(Gpa(TABLES + 0x2008)), Some(entry | ACCESSED | DIRTY));
+}
+
+#[test]
+fn a_copied_frame_loses_all_its_old_leaves() {
+    let Setup { arena, mut memory, .. } = setup();
+    for (page, frame) in [(5, 0x5000), (6, 0x5000), (200, 0x5000)] {
+        let entry: u64 = frame | PRESENT | WRITABLE | ACCESSED | DIRTY;
+        memory.write(Gpa(TABLES + 0x3000 + page * 8), &entry.to_le_bytes()).unwrap();
+    }
+    memory.write(Gpa(0x5000), &[7]).unwrap();
+    let base = memory.freeze().unwrap();
+    let memory = GuestMemory::over(&base).unwrap();
+    let mmu = ShadowMmu::new(arena.frames(), &memory, &PAGING).unwrap();
+    let mut s = Setup { arena, memory, mmu };
+    let shared = s.memory.present(Gfn(5)).unwrap().hpa();
+    for address in [0x5000, 0x6000, 0xc_8000] {
+        s.access(address, READ);
+        let leaf = s.shadow(address).unwrap();
+        assert_eq!((Hpa(leaf.address()), leaf.contains(Entry::WRITABLE)), (shared, false), "shared frames are read-only");
+    }
+    let epoch = s.mmu.epoch();
+    let (outcome, duty) = s.fault(0x6000, WRITE | PageFaultCode::PRESENT);
+    assert_eq!((outcome, duty), (Outcome::Filled, FlushDuty::Asid), "three addresses led to the old frame");
+    let own = s.memory.present(Gfn(5)).unwrap().hpa();
+    assert_ne!(own, shared);
+    assert_eq!(s.shadow(0x6000).map(|leaf| Hpa(leaf.address())), Some(own));
+    assert_eq!((s.shadow(0x5000), s.shadow(0xc_8000)), (None, None));
+    assert_ne!(s.mmu.epoch(), epoch);
+}
+
+#[test]
+fn one_leaf_of_a_copied_frame_costs_one_address() {
+    let Setup { arena, mut memory, .. } = setup();
+    let entry: u64 = 0x5000 | PRESENT | WRITABLE | ACCESSED | DIRTY;
+    memory.write(Gpa(TABLES + 0x3000 + 5 * 8), &entry.to_le_bytes()).unwrap();
+    memory.write(Gpa(0x5000), &[7]).unwrap();
+    let memory = GuestMemory::over(&memory.freeze().unwrap()).unwrap();
+    let mmu = ShadowMmu::new(arena.frames(), &memory, &PAGING).unwrap();
+    let mut s = Setup { arena, memory, mmu };
+    s.access(0x5000, READ);
+    assert_eq!(s.fault(0x5010, WRITE | PageFaultCode::PRESENT), (Outcome::Filled, FlushDuty::Address(Gva(0x5010))));
+}
+
+#[test]
+fn tables_are_read_only_until_their_first_write() {
+    let mut s = setup();
+    let table = TABLES + 0x3000;
+    s.map(5, 0x5000 | PRESENT | WRITABLE | ACCESSED | DIRTY);
+    s.map(0x103, table | PRESENT | WRITABLE | ACCESSED | DIRTY);
+    s.access(0x5000, READ);
+    s.access(0x10_3000, READ);
+    assert!(!s.shadow(0x10_3000).unwrap().contains(Entry::WRITABLE), "it holds a table that is in step");
+    assert_eq!(s.fault(0x10_3000, WRITE | PageFaultCode::PRESENT).0, Outcome::Filled);
+    assert!(s.shadow(0x10_3000).unwrap().contains(Entry::WRITABLE), "a table that maps itself can be written too");
+}
+
+#[test]
+fn a_frame_that_becomes_a_table_loses_write_access() {
+    let mut s = setup();
+    // Page 5 is writable; then the guest points a level-2 entry at it.
+    s.map(5, 0x5000 | PRESENT | WRITABLE | ACCESSED | DIRTY);
+    s.access(0x5000, WRITE);
+    assert!(s.shadow(0x5000).unwrap().contains(Entry::WRITABLE));
+    s.memory.write(Gpa(0x5000), &(0x6000 | PRESENT | ACCESSED).to_le_bytes()).unwrap();
+    s.memory.write(Gpa(TABLES + 0x2008), &(0x5000 | PRESENT | ACCESSED).to_le_bytes()).unwrap();
+    let (outcome, duty) = s.fault(0x20_0000, READ);
+    assert_eq!((outcome, duty), (Outcome::Filled, FlushDuty::Asid));
+    assert!(!s.shadow(0x5000).unwrap().contains(Entry::WRITABLE));
+}
+
+#[test]
+fn a_frame_has_at_most_so_many_leaves() {
+    let mut s = setup();
+    let aliases = 3 * rmap::MAX_LEAVES as u64;
+    for page in 0..aliases {
+        s.map(page, 0x5000 | PRESENT | WRITABLE | ACCESSED | DIRTY);
+    }
+    let mut flushes = 0;
+    for page in 0..aliases {
+        flushes += u64::from(s.fault(page << 12, READ).1 == FlushDuty::Asid);
+    }
+    let mapped = (0..aliases).filter(|page| s.shadow(page << 12).is_some()).count();
+    assert_eq!(mapped, rmap::MAX_LEAVES);
+    assert_eq!(flushes, aliases - rmap::MAX_LEAVES as u64, "every leaf that goes is flushed");
+}
+
+#[test]
+fn tables_stay_in_quarantine_until_discharged() {
+    let mut s = setup();
+    s.map(5, 0x5000 | PRESENT | ACCESSED);
+    s.access(0x5000, READ);
+    let (live, root) = (s.arena.live(), s.mmu.root());
+    assert_eq!(s.mmu.drop_all(&s.memory, &PAGING), Ok(FlushDuty::Asid));
+    assert_eq!(s.arena.live(), live + 1, "the old tables are kept beside the new root");
+    assert!(s.arena.is_live(root));
+    s.mmu.discharged();
+    assert_eq!(s.arena.live(), live + 1 - 4);
+    assert!(!s.arena.is_live(root));
+    s.access(0x5000, READ);
+    assert!(s.shadow(0x5000).is_some());
+}
+
+#[test]
+fn dropping_gives_every_frame_back() {
+    let Setup { arena, mut memory, mut mmu } = setup();
+    memory.write(Gpa(TABLES + 0x3000), &(0x7000 | PRESENT | ACCESSED).to_le_bytes()).unwrap();
+    let (_outcome, _duty) = mmu.fault(&mut memory, &PAGING, Gva(0), READ).unwrap();
+    drop((mmu, memory));
+    assert_eq!(arena.live(), 0);
+}
+
+#[test]
+fn a_full_host_is_an_error_and_no_frame_is_lost() {
+    let Setup { arena, mut memory, mut mmu } = setup();
+    memory.write(Gpa(TABLES + 0x3000), &(0x7000 | PRESENT | ACCESSED).to_le_bytes()).unwrap();
+    let mut hoard: Vec<Page<[u64; 512]>> = Vec::new();
+    while let Ok(frame) = arena.frames().take() {
+        hoard.push(Page::new(frame));
+    }
+    let mut refused = 0;
+    while let Err(error) = mmu.fault(&mut memory, &PAGING, Gva(0), READ) {
+        assert_eq!(error, Error::NoFrames);
+        refused += 1;
+        hoard.pop();
+    }
+    assert!(refused >= 4, "a frame for the page, one for its map, tables: each can be the one that is missing");
+    drop((mmu, memory, hoard));
+    assert_eq!(arena.live(), 0);
+}

@@ -130,34 +130,30 @@ impl Paging {
     }
 }
 
-/// One level of a walk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Step {
-    /// The table's frame.
-    pub table: Gfn,
-    /// The entry that was used.
-    pub entry: u64,
-}
-
 /// A translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// Where the address leads.
     pub gpa: Gpa,
-    /// Rights of all levels taken together.
-    pub rights: Rights,
-    /// Rights of the levels above the entry that maps the page.
-    pub above: Rights,
     /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
     pub level: usize,
-    /// The way there: `steps[level - 1]` is the table of that level.
-    pub steps: [Step; LEVELS],
+    /// Rights of the levels above that entry, taken together.
+    pub above: Rights,
+    /// The entries on the way: `entries[level - 1]` is that of the level. Below [`Translation::level`] they are 0.
+    pub entries: [u64; LEVELS],
+    top: Gfn,
 }
 
 impl Translation {
-    /// The mapping entry's dirty bit.
-    pub fn is_dirty(&self) -> bool {
-        Entry::from_bits_retain(self.steps[self.level - 1].entry).contains(Entry::DIRTY)
+    /// The entry that maps the page.
+    #[inline]
+    pub const fn leaf(&self) -> Entry {
+        Entry::from_bits_retain(self.entries[self.level - 1])
+    }
+
+    /// The frame of the table of `level`.
+    pub const fn table(&self, level: usize) -> Gfn {
+        if level == LEVELS { self.top } else { Gpa(self.entries[level] & ADDRESS_MASK).gfn() }
     }
 }
 
@@ -178,35 +174,46 @@ pub const fn span(level: usize) -> u64 {
 /// The page fault that the access would raise. A table outside guest memory reads as not present.
 #[inline]
 pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
-    let fault = |code| PageFault { address, code: reported(code | access.code(), paging) };
     let mut table = paging.top();
     let mut above = Rights::all();
-    let mut steps = [Step::default(); LEVELS];
+    let mut entries = [0; LEVELS];
     let mut level = LEVELS;
-    loop {
+    let leaf = loop {
         let raw = memory.load(Gpa(table.gpa().0 + index(address, level) as u64 * 8)).unwrap_or(0);
         let entry = Entry::from_bits_retain(raw);
-        if !entry.contains(Entry::PRESENT) {
-            return Err(fault(PageFaultCode::empty()));
-        }
-        if has_reserved_bits(entry, level, paging) {
-            return Err(fault(PageFaultCode::PRESENT | PageFaultCode::RESERVED));
-        }
-        steps[level - 1] = Step { table, entry: raw };
+        check_entry(entry, level, paging).map_err(|code| owed(address, code, access, paging))?;
+        entries[level - 1] = raw;
         if level == 1 || entry.contains(Entry::LARGE) {
-            break;
+            break entry;
         }
         above &= Rights::of(entry);
         table = Gpa(entry.address()).gfn();
         level -= 1;
-    }
-    let rights = above & Rights::of(Entry::from_bits_retain(steps[level - 1].entry));
-    if !allows(rights, access, paging) {
-        return Err(fault(PageFaultCode::PRESENT));
+    };
+    if !allows(above & Rights::of(leaf), access, paging) {
+        return Err(owed(address, PageFaultCode::PRESENT, access, paging));
     }
     let offset = span(level) - 1;
-    let gpa = Gpa(steps[level - 1].entry & ADDRESS_MASK & !offset | address.0 & offset);
-    Ok(Translation { gpa, rights, above, level, steps })
+    let gpa = Gpa(leaf.address() & !offset | address.0 & offset);
+    Ok(Translation { gpa, level, above, entries, top: paging.top() })
+}
+
+/// Translates `address` by its last-level entry alone, where the tables above are known to lead to `table` with the rights `above`.
+///
+/// `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
+#[inline]
+pub fn translate_last(
+    memory: &GuestMemory,
+    paging: &Paging,
+    address: Gva,
+    access: Access,
+    table: Gfn,
+    above: Rights,
+) -> Option<Entry> {
+    let entry = Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index(address, 1) as u64 * 8))?);
+    let used = if access.kind == Kind::Write { Entry::ACCESSED | Entry::DIRTY } else { Entry::ACCESSED };
+    let plain = entry.contains(Entry::PRESENT | used) && check_entry(entry, 1, paging).is_ok();
+    (plain && allows(above & Rights::of(entry), access, paging)).then_some(entry)
 }
 
 /// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write.
@@ -229,14 +236,15 @@ pub fn walk(
         };
         let mut raced = false;
         for level in found.level..=LEVELS {
-            let Step { table, entry } = found.steps[level - 1];
+            let entry = found.entries[level - 1];
             let dirty = if level == found.level && access.kind == Kind::Write { Entry::DIRTY } else { Entry::empty() };
             let used = entry | (Entry::ACCESSED | dirty).bits();
             if used != entry {
+                let table = found.table(level);
                 touched(table, memory.touch(table, Intent::Write)?.1);
                 let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
                 raced |= memory.compare_exchange(at, entry, used) != Some(true);
-                found.steps[level - 1].entry = used;
+                found.entries[level - 1] = used;
             }
         }
         if !raced {
@@ -247,11 +255,26 @@ pub fn walk(
     Ok(translate(memory, paging, address, access))
 }
 
-/// The fetch bit appears only where a fetch can be told from a read (APM vol. 2, 8.4.2).
-fn reported(code: PageFaultCode, paging: &Paging) -> PageFaultCode {
-    if paging.no_execute { code } else { code - PageFaultCode::FETCH }
+/// The page fault for an access that found `code`. The fetch bit appears only where a fetch can be told from a read (APM vol. 2, 8.4.2).
+#[cold]
+fn owed(address: Gva, code: PageFaultCode, access: Access, paging: &Paging) -> PageFault {
+    let code = code | access.code();
+    PageFault { address, code: if paging.no_execute { code } else { code - PageFaultCode::FETCH } }
 }
 
+/// Finds an entry present and without reserved bits, or the fault's own bits.
+#[inline]
+fn check_entry(entry: Entry, level: usize, paging: &Paging) -> Result<(), PageFaultCode> {
+    if !entry.contains(Entry::PRESENT) {
+        return Err(PageFaultCode::empty());
+    }
+    if has_reserved_bits(entry, level, paging) {
+        return Err(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
+    }
+    Ok(())
+}
+
+#[inline]
 fn has_reserved_bits(entry: Entry, level: usize, paging: &Paging) -> bool {
     let large = entry.contains(Entry::LARGE);
     let misaligned = if large && matches!(level, 2 | 3) { (span(level) - 1) & ADDRESS_MASK & !(1 << PAGE_SHIFT) } else { 0 };
@@ -266,6 +289,7 @@ pub const fn is_plain_leaf(entry: Entry) -> bool {
     entry.bits() & RESERVED_ADDRESS == 0
 }
 
+#[inline]
 fn allows(rights: Rights, access: Access, paging: &Paging) -> bool {
     let user = access.privilege == Privilege::User;
     if user && !rights.contains(Rights::USER) {
