@@ -67,6 +67,24 @@ impl Gfn {
     pub const fn gpa(self) -> Gpa {
         Gpa(self.0 << PAGE_SHIFT)
     }
+
+    /// Frames of a chunk: what is kept by guest frame is kept in pages of so many words.
+    pub const CHUNK: u64 = 512;
+
+    /// The number of the chunk that the frame belongs to.
+    pub const fn chunk(self) -> usize {
+        (self.0 / Self::CHUNK) as usize
+    }
+
+    /// The first frame of the chunk that the frame belongs to.
+    pub const fn chunk_start(self) -> Self {
+        Self(self.0 / Self::CHUNK * Self::CHUNK)
+    }
+
+    /// The frame's place in its chunk.
+    pub const fn place(self) -> usize {
+        (self.0 % Self::CHUNK) as usize
+    }
 }
 
 impl Gpa {

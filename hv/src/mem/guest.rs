@@ -13,7 +13,7 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 
 /// Slots of a chunk, and so guest frames: 2 MiB of guest memory.
-const CHUNK_SLOTS: usize = 512;
+const CHUNK_SLOTS: usize = Gfn::CHUNK as usize;
 /// Most guest memory of one VM.
 pub const MAX_BYTES: u64 = 512 << 30;
 
@@ -129,9 +129,8 @@ impl Directory {
         if gfn.0 >= self.pages {
             return None;
         }
-        let (chunk, index) = split(gfn);
-        match (&self.chunks[chunk], base) {
-            (Some(chunk), _) => Some(chunk[index]),
+        match (&self.chunks[gfn.chunk()], base) {
+            (Some(chunk), _) => Some(chunk[gfn.place()]),
             (None, Some(base)) => Some(base.0.directory.slot(gfn, None).unwrap_or(0)),
             (None, None) => Some(0),
         }
@@ -146,10 +145,6 @@ impl Directory {
             }
         }
     }
-}
-
-const fn split(gfn: Gfn) -> (usize, usize) {
-    (gfn.0 as usize / CHUNK_SLOTS, gfn.0 as usize % CHUNK_SLOTS)
 }
 
 /// Pages that were written whole, because a frame was new or shared: what memory costs.
@@ -222,6 +217,15 @@ impl GuestMemory {
         self.directory.slot(gfn, self.base.as_ref()).filter(|&slot| slot != 0).map(GuestFrame::of)
     }
 
+    /// The frames of the chunk that `gfn` belongs to, if any was ever touched.
+    #[inline]
+    pub fn chunk(&self, gfn: Gfn) -> Option<FrameChunk<'_>> {
+        let chunk = gfn.chunk();
+        let own = self.directory.chunks.get(chunk)?.as_ref();
+        let below = || self.base.as_ref()?.0.directory.chunks[chunk].as_ref();
+        own.or_else(below).map(|slots| FrameChunk(slots))
+    }
+
     /// Puts a host frame behind `gfn`, fit for `intent`: a zeroed one at the first touch, a private copy of a shared one at the first write.
     ///
     /// # Errors
@@ -229,25 +233,24 @@ impl GuestMemory {
     #[inline]
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
-        if slot != 0 && (slot & SHARED == 0 || intent == Intent::Read) {
-            return Ok((GuestFrame::of(slot), Touched::Present));
+        if slot == 0 {
+            let frame = self.directory.frames.take_zeroed()?;
+            self.counts.zeroed += 1;
+            return Ok((self.put(gfn, frame)?, Touched::Zeroed));
         }
-        self.provide(gfn, slot)
+        if slot & SHARED != 0 && intent == Intent::Write {
+            return self.copy(gfn, slot);
+        }
+        Ok((GuestFrame::of(slot), Touched::Present))
     }
 
-    /// Puts a new host frame behind `gfn`, which has `slot`.
-    fn provide(&mut self, gfn: Gfn, slot: Slot) -> Result<(GuestFrame, Touched), Error> {
-        let (frame, touched) = if slot == 0 {
-            self.counts.zeroed += 1;
-            (self.directory.frames.take_zeroed()?, Touched::Zeroed)
-        } else {
-            let copy = self.directory.frames.take()?;
-            copy.view().copy_from(self.view(slot));
-            self.counts.copied += 1;
-            (copy, Touched::CopiedFrom(Hpa(slot & ADDRESS)))
-        };
-        let new = self.put(gfn, frame)?;
-        Ok((GuestFrame::of(new), touched))
+    /// Puts a private copy of the shared frame in `slot` behind `gfn`.
+    #[inline(never)]
+    fn copy(&mut self, gfn: Gfn, slot: Slot) -> Result<(GuestFrame, Touched), Error> {
+        let copy = self.directory.frames.take()?;
+        copy.view().copy_from(self.view(slot));
+        self.counts.copied += 1;
+        Ok((self.put(gfn, copy)?, Touched::CopiedFrom(Hpa(slot & ADDRESS))))
     }
 
     /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
@@ -315,13 +318,18 @@ impl GuestMemory {
         unsafe { self.directory.frames.view(Hpa(slot & ADDRESS)) }
     }
 
-    fn put(&mut self, gfn: Gfn, frame: Frame) -> Result<Slot, Error> {
-        let (chunk, index) = split(gfn);
-        let slots = self.own_chunk(chunk)?;
-        slots[index] = frame.into_hpa().0;
-        Ok(slots[index])
+    #[inline]
+    fn put(&mut self, gfn: Gfn, frame: Frame) -> Result<GuestFrame, Error> {
+        let slots = match &mut self.directory.chunks[gfn.chunk()] {
+            Some(slots) => slots,
+            None => self.own_chunk(gfn.chunk())?,
+        };
+        let slot = frame.into_hpa().0;
+        slots[gfn.place()] = slot;
+        Ok(GuestFrame::of(slot))
     }
 
+    #[cold]
     fn own_chunk(&mut self, chunk: usize) -> Result<&mut Chunk, Error> {
         if self.directory.chunks[chunk].is_none() {
             let frame = self.directory.frames.take()?;
@@ -340,6 +348,18 @@ impl GuestMemory {
             }
         }
         self.directory.chunks[chunk].as_mut().ok_or(Error::NoFrames)
+    }
+}
+
+/// The frames of one chunk.
+pub struct FrameChunk<'a>(&'a [Slot; CHUNK_SLOTS]);
+
+impl FrameChunk<'_> {
+    /// Tells which host frame stands behind `gfn`, of this chunk, if any does.
+    #[inline]
+    pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
+        let slot = self.0[gfn.place()];
+        (slot != 0).then(|| GuestFrame::of(slot))
     }
 }
 

@@ -6,4 +6,4 @@ mod frame;
 mod guest;
 
 pub use frame::{Frame, FrameRef, Frames, Page};
-pub use guest::{Base, GuestFrame, GuestMemory, HostRights, Intent, MAX_BYTES, PageCounts, Touched};
+pub use guest::{Base, FrameChunk, GuestFrame, GuestMemory, HostRights, Intent, MAX_BYTES, PageCounts, Touched};

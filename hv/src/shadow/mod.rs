@@ -85,6 +85,11 @@ struct Region {
     shadow: u32,
 }
 
+impl Region {
+    /// No region: its number is no address's.
+    const NONE: Self = Self { number: u64::MAX, source: Pages::Table(Gfn(0)), above: Rights::empty(), shadow: 0 };
+}
+
 /// What maps the pages of a region.
 #[derive(Clone, Copy, Debug)]
 enum Pages {
@@ -100,13 +105,16 @@ impl Pages {
     fn entry(self, memory: &GuestMemory, index: usize) -> Entry {
         match self {
             Self::Table(table) => Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index as u64 * 8)).unwrap_or(0)),
-            Self::Large(entry, first) => {
-                let flags =
-                    entry & (Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY | Entry::NO_EXECUTE);
-                flags | Entry::from_bits_retain(Gfn(first.0 + index as u64).gpa().0)
-            }
+            Self::Large(entry, first) => piece_of_large(entry, first, index),
         }
     }
+}
+
+/// The last-level entry that a large page would have for its piece `index`, counted from the frame `first`.
+#[inline]
+fn piece_of_large(entry: Entry, first: Gfn, index: usize) -> Entry {
+    let flags = Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY | Entry::NO_EXECUTE;
+    entry & flags | Entry::from_bits_retain(Gfn(first.0 + index as u64).gpa().0)
 }
 
 /// What became of a fault.
@@ -130,7 +138,7 @@ pub struct ShadowMmu {
     quarantine: Vec<Frame>,
     root: u32,
     /// The region that was filled last.
-    recent: Option<Region>,
+    recent: Region,
     epoch: u64,
     tables_made: u64,
 }
@@ -148,7 +156,7 @@ impl ShadowMmu {
             reverse: ReverseMap::new(frames, memory.size())?,
             quarantine: Vec::new(),
             root: 0,
-            recent: None,
+            recent: Region::NONE,
             epoch: 0,
             tables_made: 0,
         };
@@ -176,7 +184,7 @@ impl ShadowMmu {
         let role = Role { level: LEVELS as u8, source: Source::Table, rights: Rights::all().bits() };
         let (root, duty) = self.find_or_make(memory, Key { gfn: paging.top(), role })?;
         self.root = root;
-        self.recent = None;
+        self.recent = Region::NONE;
         Ok(duty)
     }
 
@@ -195,18 +203,12 @@ impl ShadowMmu {
     ) -> Result<(Outcome, FlushDuty), Error> {
         let access = Access::of_fault(code);
         let mut duty = FlushDuty::None;
-        let (region, entry) = match self.recent_entry(memory, paging, address, access) {
+        let (entry, rights) = match self.recent_entry(memory, paging, address, access) {
             Some(known) => known,
-            None => {
-                let walked =
-                    walk::walk(memory, paging, address, access, |gfn, touched| duty = duty.and(self.written(gfn, touched)))?;
-                let found = match walked {
-                    Ok(found) => found,
-                    Err(fault) => return Ok((Outcome::Guest(fault), duty)),
-                };
-                let region = self.region(memory, paging, &found, address, &mut duty)?;
-                (region, region.source.entry(memory, index(address, 1)))
-            }
+            None => match self.walk(memory, paging, address, access, &mut duty)? {
+                Ok(found) => found,
+                Err(fault) => return Ok((Outcome::Guest(fault), duty)),
+            },
         };
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
         let gfn = Gpa(entry.address()).gfn();
@@ -216,29 +218,49 @@ impl ShadowMmu {
             }
             other => other?,
         };
-        let here = Leaf { table: region.shadow, entry: index(address, 1) as u16 };
+        let here = Leaf { table: self.recent.shadow, entry: index(address, 1) as u16 };
         if let Touched::CopiedFrom(old) = touched {
             duty = duty.and(self.replace(gfn, old, here, address));
         }
-        let rights = effective_rights(region.above, entry, access, paging);
+        let rights = effective_rights(rights, entry, access, paging);
         duty = duty.and(self.set_leaf(here, gfn, frame, rights, intent, address)?);
         // Where the frame itself was new, those of the neighbours will hardly be there.
-        if touched == Touched::Present {
-            self.prefetch(memory, &region, here);
+        if touched == Touched::Present && paging.no_execute {
+            self.prefetch(memory, here);
         }
         Ok((Outcome::Filled, duty))
     }
 
     /// The entry for `address` if it lies in the region that was filled last and nothing has to be set or refused.
     #[inline]
-    fn recent_entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<(Region, Entry)> {
-        let region = self.recent.filter(|region| region.number == address.0 / span(2))?;
+    fn recent_entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<(Entry, Rights)> {
+        let region = &self.recent;
         match region.source {
-            Pages::Table(table) => {
-                walk::translate_last(memory, paging, address, access, table, region.above).map(|entry| (region, entry))
+            Pages::Table(table) if region.number == address.0 / span(2) => {
+                walk::translate_last(memory, paging, address, access, table, region.above)
             }
-            Pages::Large(..) => None,
+            _ => None,
         }
+    }
+
+    /// Walks the guest's tables, links the region's shadow table, and gives the entry for `address`.
+    #[inline(never)]
+    fn walk(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        access: Access,
+        duty: &mut FlushDuty,
+    ) -> Result<Result<(Entry, Rights), PageFault>, Error> {
+        let walked = walk::walk(memory, paging, address, access, |gfn, touched| *duty = duty.and(self.written(gfn, touched)))?;
+        let found = match walked {
+            Ok(found) => found,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        self.enter_region(memory, paging, &found, address, duty)?;
+        let entry = self.recent.source.entry(memory, index(address, 1));
+        Ok(Ok((entry, found.above & Rights::of(entry))))
     }
 
     /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
@@ -267,15 +289,15 @@ impl ShadowMmu {
         &self.tables[index as usize]
     }
 
-    /// The region of `address`, with its shadow table linked from the root.
-    fn region(
+    /// Makes the region of `address` the recent one, its shadow table linked from the root.
+    fn enter_region(
         &mut self,
         memory: &GuestMemory,
         paging: &Paging,
         found: &Translation,
         address: Gva,
         duty: &mut FlushDuty,
-    ) -> Result<Region, Error> {
+    ) -> Result<(), Error> {
         if self.tables.len() + LEVELS > MAX_TABLES {
             *duty = duty.and(self.drop_all(memory, paging)?);
         }
@@ -299,9 +321,8 @@ impl ShadowMmu {
             1 => Pages::Table(found.table(1)),
             _ => Pages::Large(found.leaf(), Gpa(found.gpa.0 & !(span(2) - 1)).gfn()),
         };
-        let region = Region { number: address.0 / span(2), source, above: found.above, shadow: table };
-        self.recent = Some(region);
-        Ok(region)
+        self.recent = Region { number: address.0 / span(2), source, above: found.above, shadow: table };
+        Ok(())
     }
 
     fn find_or_make(&mut self, memory: &GuestMemory, key: Key) -> Result<(u32, FlushDuty), Error> {
@@ -369,7 +390,7 @@ impl ShadowMmu {
             self.reverse.set_table(gfn, Holds::Data)?;
             holds = Holds::Data;
         }
-        let entry = leaf_of(frame, rights, holds);
+        let entry = leaf_of(frame, leaf_flags(rights), holds);
         let old = Entry::from_bits_retain(self.table(at.table).frame.view().load(at.entry as usize));
         store(&self.tables, at, entry);
         let mut duty = surplus.map_or(FlushDuty::None, |leaf| self.remove_surplus(leaf));
@@ -389,20 +410,50 @@ impl ShadowMmu {
         FlushDuty::Asid
     }
 
-    /// Fills the neighbours of a leaf that the guest has used already and whose frames are there.
-    fn prefetch(&mut self, memory: &GuestMemory, region: &Region, here: Leaf) {
+    /// Fills the neighbours of a leaf of the recent region that the guest has used already and whose frames are there.
+    #[inline(never)]
+    fn prefetch(&mut self, memory: &GuestMemory, here: Leaf) {
+        let Region { source, above, .. } = self.recent;
+        match source {
+            Pages::Table(table) => {
+                let Some(frame) = memory.present(table) else { return };
+                let guest = memory.view_frame(frame);
+                self.fill_neighbours(memory, above, here, |index| Entry::from_bits_retain(guest.load(index)));
+            }
+            Pages::Large(entry, first) => {
+                self.fill_neighbours(memory, above, here, |index| piece_of_large(entry, first, index));
+            }
+        }
+    }
+
+    #[inline]
+    fn fill_neighbours(&mut self, memory: &GuestMemory, above: Rights, here: Leaf, guest: impl Fn(usize) -> Entry) {
         let Self { tables, reverse, .. } = self;
         let shadow = tables[here.table as usize].frame.view();
         let first = usize::from(here.entry) & !(PREFETCH - 1);
+        // Neighbours mostly have the same flags, and their frames lie in one chunk: both are looked up again only when they change.
+        let mut flags = Entry::empty();
+        let mut allowed = leaf_flags(Rights::empty());
+        let mut chunk = Gfn(0);
+        let mut words = memory.chunk(chunk).zip(reverse.chunk(chunk));
         for index in first..first + PREFETCH {
-            let entry = region.source.entry(memory, index);
-            if !entry.contains(Entry::PRESENT | Entry::ACCESSED) || !walk::is_plain_leaf(entry) || shadow.load(index) != 0 {
+            let entry = guest(index);
+            if !walk::is_used_leaf(entry) || shadow.load(index) != 0 {
                 continue;
             }
             let gfn = Gpa(entry.address()).gfn();
-            let Some(frame) = memory.present(gfn) else { continue };
-            let Some(holds) = reverse.try_add(gfn, Leaf { table: here.table, entry: index as u16 }) else { continue };
-            shadow.store(index, leaf_of(frame, clean_rights(region.above, entry), holds).bits());
+            if gfn.0.wrapping_sub(chunk.0) >= Gfn::CHUNK {
+                chunk = gfn.chunk_start();
+                words = memory.chunk(chunk).zip(reverse.chunk(chunk));
+            }
+            let Some((frames, leaves)) = &mut words else { continue };
+            let Some(frame) = frames.present(gfn) else { continue };
+            let Some(holds) = leaves.try_add(gfn, Leaf { table: here.table, entry: index as u16 }) else { continue };
+            if entry.flags() != flags {
+                flags = entry.flags();
+                allowed = leaf_flags(clean_rights(above & Rights::of(flags), flags));
+            }
+            shadow.store(index, leaf_of(frame, allowed, holds).bits());
         }
     }
 
@@ -458,28 +509,33 @@ fn store(tables: &[Table], at: Leaf, entry: Entry) {
     tables[at.table as usize].frame.view().store(at.entry as usize, entry.bits());
 }
 
-/// Makes a leaf: what the guest allows, unless the host forbids it. The guest's cache bits are not taken over.
+/// Makes a leaf: what the guest allows, unless the host forbids it.
 #[inline]
-fn leaf_of(frame: GuestFrame, rights: Rights, holds: Holds) -> Entry {
-    let mut entry = Entry::from_bits_retain(frame.hpa().0) | Entry::PRESENT | Entry::ACCESSED | Entry::DIRTY;
-    let writable = rights.contains(Rights::WRITE) && frame.rights() == HostRights::ReadWrite && holds == Holds::Data;
-    entry.set(Entry::WRITABLE, writable);
-    entry.set(Entry::USER, rights.contains(Rights::USER));
-    entry.set(Entry::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
-    entry
+fn leaf_of(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
+    let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
+    if frame.rights() == HostRights::ReadWrite && holds == Holds::Data { leaf } else { leaf - Entry::WRITABLE }
 }
 
-/// What the leaf for a last-level entry allows: a clean page is read-only, so that the first write comes here and sets the dirty bit.
+/// The flags of a leaf that allows `rights`. The guest's cache bits are not taken over.
 #[inline]
-fn clean_rights(above: Rights, entry: Entry) -> Rights {
-    let rights = above & Rights::of(entry);
+fn leaf_flags(rights: Rights) -> Entry {
+    let mut flags = Entry::PRESENT | Entry::ACCESSED | Entry::DIRTY;
+    flags.set(Entry::WRITABLE, rights.contains(Rights::WRITE));
+    flags.set(Entry::USER, rights.contains(Rights::USER));
+    flags.set(Entry::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
+    flags
+}
+
+/// What the leaf for a last-level entry allows, where all levels together allow `rights`: a clean page is read-only, so that the first write comes here and sets the dirty bit.
+#[inline]
+fn clean_rights(rights: Rights, entry: Entry) -> Rights {
     if entry.contains(Entry::DIRTY) { rights } else { rights - Rights::WRITE }
 }
 
 /// What the leaf for an access allows.
 #[inline]
-fn effective_rights(above: Rights, entry: Entry, access: Access, paging: &Paging) -> Rights {
-    let rights = clean_rights(above, entry);
+fn effective_rights(rights: Rights, entry: Entry, access: Access, paging: &Paging) -> Rights {
+    let rights = clean_rights(rights, entry);
     let supervisor_write = access.kind == Kind::Write && access.privilege == Privilege::Supervisor;
     if supervisor_write && !paging.write_protect && !rights.contains(Rights::WRITE) {
         // CR0.WP = 0: the supervisor may write, the user may not, and the processor runs with WP = 1. So the leaf is the supervisor's alone.

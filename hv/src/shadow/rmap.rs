@@ -11,7 +11,7 @@ use crate::{
 use alloc::vec::Vec;
 
 /// Entries of a chunk: one frame for 2 MiB of guest memory.
-const CHUNK: usize = 512;
+const CHUNK: usize = Gfn::CHUNK as usize;
 /// Most leaves that one guest frame may have; one more, and the oldest must go.
 pub const MAX_LEAVES: usize = 32;
 
@@ -67,18 +67,18 @@ impl ReverseMap {
 
     #[inline]
     fn word(&self, gfn: Gfn) -> Word {
-        self.chunks.get(gfn.0 as usize / CHUNK).and_then(Option::as_ref).map_or(0, |chunk| chunk[gfn.0 as usize % CHUNK])
+        self.chunks.get(gfn.chunk()).and_then(Option::as_ref).map_or(0, |chunk| chunk[gfn.place()])
     }
 
     #[inline]
     fn word_mut(&mut self, gfn: Gfn) -> Result<&mut Word, Error> {
-        let chunk = self.chunks.get_mut(gfn.0 as usize / CHUNK).ok_or(Error::OutsideMemory(gfn.gpa()))?;
+        let chunk = self.chunks.get_mut(gfn.chunk()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         if chunk.is_none() {
             *chunk = Some(Page::new(self.frames.take_zeroed()?));
             self.pages += 1;
         }
         let chunk = chunk.as_mut().ok_or(Error::NoFrames)?;
-        Ok(&mut chunk[gfn.0 as usize % CHUNK])
+        Ok(&mut chunk[gfn.place()])
     }
 
     /// Pages of the map itself.
@@ -115,11 +115,10 @@ impl ReverseMap {
         }
     }
 
-    /// Records that `leaf` maps `gfn` if that is its only leaf, and tells what the frame holds. `None` if it is not, or if that takes memory.
+    /// The words of the chunk that `gfn` belongs to, if it has any.
     #[inline]
-    pub fn try_add(&mut self, gfn: Gfn, leaf: Leaf) -> Option<Holds> {
-        let chunk = self.chunks.get_mut(gfn.0 as usize / CHUNK)?.as_mut()?;
-        add_alone(&mut chunk[gfn.0 as usize % CHUNK], leaf)
+    pub fn chunk(&mut self, gfn: Gfn) -> Option<LeafChunk<'_>> {
+        self.chunks.get_mut(gfn.chunk())?.as_mut().map(|page| LeafChunk(page))
     }
 
     #[cold]
@@ -153,6 +152,17 @@ impl ReverseMap {
         } else if word & MANY != 0 {
             self.lists[(word >> PAYLOAD) as usize].iter().copied().for_each(visit);
         }
+    }
+}
+
+/// The words of one chunk.
+pub struct LeafChunk<'a>(&'a mut [Word; CHUNK]);
+
+impl LeafChunk<'_> {
+    /// Records that `leaf` maps `gfn`, of this chunk, if that is its only leaf, and tells what the frame holds.
+    #[inline]
+    pub fn try_add(&mut self, gfn: Gfn, leaf: Leaf) -> Option<Holds> {
+        add_alone(&mut self.0[gfn.place()], leaf)
     }
 }
 
@@ -220,7 +230,7 @@ mod tests {
             assert_eq!(map.add(Gfn(0), leaf(i)), Ok((Holds::Data, None)));
         }
         assert_eq!(map.add(Gfn(0), leaf(100)), Ok((Holds::Data, Some(leaf(0)))));
-        assert_eq!(map.try_add(Gfn(0), leaf(101)), None, "a list is not for prefetching");
+        assert_eq!(map.chunk(Gfn(0)).unwrap().try_add(Gfn(0), leaf(101)), None, "a list is not for prefetching");
         assert_eq!(leaves(&map, Gfn(0)).len(), MAX_LEAVES);
         assert_eq!(map.add(Gfn(1024), leaf(0)), Err(Error::OutsideMemory(Gfn(1024).gpa())));
     }

@@ -200,7 +200,7 @@ pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Ac
 
 /// Translates `address` by its last-level entry alone, where the tables above are known to lead to `table` with the rights `above`.
 ///
-/// `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
+/// Returns the entry, and the rights of all levels taken together. `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
 #[inline]
 pub fn translate_last(
     memory: &GuestMemory,
@@ -209,11 +209,12 @@ pub fn translate_last(
     access: Access,
     table: Gfn,
     above: Rights,
-) -> Option<Entry> {
+) -> Option<(Entry, Rights)> {
     let entry = Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index(address, 1) as u64 * 8))?);
     let used = if access.kind == Kind::Write { Entry::ACCESSED | Entry::DIRTY } else { Entry::ACCESSED };
     let plain = entry.contains(Entry::PRESENT | used) && check_entry(entry, 1, paging).is_ok();
-    (plain && allows(above & Rights::of(entry), access, paging)).then_some(entry)
+    let rights = above & Rights::of(entry);
+    (plain && allows(rights, access, paging)).then_some((entry, rights))
 }
 
 /// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write.
@@ -283,10 +284,11 @@ fn has_reserved_bits(entry: Entry, level: usize, paging: &Paging) -> bool {
     entry.bits() & reserved != 0 || (large && level == LEVELS)
 }
 
-/// Tells whether a present last-level entry has no reserved bit set, whatever the mode. (An entry that has one is left to its own fault.)
+/// Tells whether a last-level entry is present and accessed and has no reserved bit, where no-execute is enabled.
 #[inline]
-pub const fn is_plain_leaf(entry: Entry) -> bool {
-    entry.bits() & RESERVED_ADDRESS == 0
+pub const fn is_used_leaf(entry: Entry) -> bool {
+    let used = Entry::PRESENT.bits() | Entry::ACCESSED.bits();
+    entry.bits() & (used | RESERVED_ADDRESS) == used
 }
 
 #[inline]

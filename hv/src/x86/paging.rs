@@ -29,6 +29,11 @@ bitflags! {
 }
 
 impl Entry {
+    /// The entry without its address.
+    pub const fn flags(self) -> Self {
+        Self::from_bits_retain(self.bits() & !ADDRESS_MASK)
+    }
+
     /// The address of the next table, or of the page.
     pub const fn address(self) -> u64 {
         self.bits() & ADDRESS_MASK
