@@ -218,7 +218,7 @@ impl ShadowMmu {
             }
             other => other?,
         };
-        let here = Leaf { table: self.recent.shadow, entry: index(address, 1) as u16 };
+        let here = Leaf { table: self.recent.shadow, entry: index(address, 1) as u32 };
         if let Touched::CopiedFrom(old) = touched {
             duty = duty.and(self.replace(gfn, old, here, address));
         }
@@ -314,7 +314,7 @@ impl ShadowMmu {
             }
             let key = Key { gfn, role: Role { level: level as u8 - 1, source, rights: rights.bits() } };
             let (child, made) = self.find_or_make(memory, key)?;
-            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u16 }, child));
+            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u32 }, child));
             table = child;
         }
         let source = match found.level {
@@ -430,7 +430,7 @@ impl ShadowMmu {
     fn fill_neighbours(&mut self, memory: &GuestMemory, above: Rights, here: Leaf, guest: impl Fn(usize) -> Entry) {
         let Self { tables, reverse, .. } = self;
         let shadow = tables[here.table as usize].frame.view();
-        let first = usize::from(here.entry) & !(PREFETCH - 1);
+        let first = here.entry as usize & !(PREFETCH - 1);
         // Neighbours mostly have the same flags, and their frames lie in one chunk: both are looked up again only when they change.
         let mut flags = Entry::empty();
         let mut allowed = leaf_flags(Rights::empty());
@@ -448,7 +448,7 @@ impl ShadowMmu {
             }
             let Some((frames, leaves)) = &mut words else { continue };
             let Some(frame) = frames.present(gfn) else { continue };
-            let Some(holds) = leaves.try_add(gfn, Leaf { table: here.table, entry: index as u16 }) else { continue };
+            let Some(holds) = leaves.try_add(gfn, Leaf { table: here.table, entry: index as u32 }) else { continue };
             if entry.flags() != flags {
                 flags = entry.flags();
                 allowed = leaf_flags(clean_rights(above & Rights::of(flags), flags));
@@ -513,7 +513,8 @@ fn store(tables: &[Table], at: Leaf, entry: Entry) {
 #[inline]
 fn leaf_of(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
     let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
-    if frame.rights() == HostRights::ReadWrite && holds == Holds::Data { leaf } else { leaf - Entry::WRITABLE }
+    let protected = (frame.rights() == HostRights::ReadOnly) | (holds == Holds::Table);
+    if protected { leaf - Entry::WRITABLE } else { leaf }
 }
 
 /// The flags of a leaf that allows `rights`. The guest's cache bits are not taken over.

@@ -21,7 +21,7 @@ pub struct Leaf {
     /// Index of the table in the MMU's list.
     pub table: u32,
     /// Index of the entry in the table.
-    pub entry: u16,
+    pub entry: u32,
 }
 
 impl Leaf {
@@ -30,7 +30,7 @@ impl Leaf {
     }
 
     const fn unpack(raw: u64) -> Self {
-        Self { table: (raw >> 9) as u32, entry: (raw & 511) as u16 }
+        Self { table: (raw >> 9) as u32, entry: (raw & 511) as u32 }
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_surplus_leaf_is_handed_out_oldest_first() {
         let mut map = ReverseMap::new(Arena::leak(4).frames(), 4 << 20).unwrap();
-        let leaf = |i: usize| Leaf { table: 1, entry: i as u16 };
+        let leaf = |i: usize| Leaf { table: 1, entry: i as u32 };
         for i in 0..MAX_LEAVES {
             assert_eq!(map.add(Gfn(0), leaf(i)), Ok((Holds::Data, None)));
         }

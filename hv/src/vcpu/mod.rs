@@ -126,7 +126,9 @@ impl Vcpu {
     /// Owes a flush, which is discharged before the next entry.
     #[inline]
     pub const fn owe(&mut self, duty: FlushDuty) {
-        self.duty = self.duty.and(duty);
+        if !matches!(duty, FlushDuty::None) {
+            self.duty = self.duty.and(duty);
+        }
     }
 
     /// Sets CR2.
