@@ -71,8 +71,7 @@ mod tests {
         let entries = read(&archive);
         let names: Vec<_> = entries.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(names, ["dev", "dev/console", "init", "kvm.ko", "TRAILER!!!"]);
-        assert_eq!(entries[1].1..=entries[1].1, MODE_DEVICE..=MODE_DEVICE);
-        assert_eq!(entries[1].2, [5, 1]);
+        assert_eq!((entries[1].1, entries[1].2), (0o020_600, [5, 1]));
         assert_eq!((entries[2].1, &entries[2].3[..]), (0o100_755, &b"12345"[..]));
         assert_eq!(entries[3].3, [0; 8]);
     }
