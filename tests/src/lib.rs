@@ -106,7 +106,7 @@ impl Boot {
     /// QEMU could not be run; what went wrong inside is told by [`Outcome::unsound`].
     pub fn run(self) -> Result<Outcome> {
         let names: Vec<_> = self.guests.iter().map(|guest| guest.name.clone()).collect();
-        let job = Job { verbosity: Verbosity::Info, tsc_hertz: None, guests: self.guests };
+        let job = Job { verbosity: Verbosity::Info, guests: self.guests, ..Job::default() };
         let boot = boot::Boot::start(self.platform, &built().host, job, Box::new(io::sink()), Box::new(io::sink()))?;
         let booted = boot.finish(Some(BOOT_LIMIT)).context("the boot")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use wire::{Guest, Verbosity};
 
-    fn job(guests: &[(usize, u64)]) -> Job {
+    fn job(guests: &[(usize, u64)]) -> Job<'_> {
         let guest = |&(image, memory): &(usize, u64)| Guest {
             name: String::new(),
             image: vec![0; image].into(),

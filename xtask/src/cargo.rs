@@ -26,6 +26,8 @@ pub enum Build<'a> {
     Package(&'a str),
     /// One program of a package of the workspace.
     Program(&'a str, &'a str),
+    /// One program of a package of the workspace, with a feature, by the profile of the feature's name.
+    Variant(&'a str, &'a str, &'a str),
     /// All programs of the package with this manifest.
     Manifest(&'a Path),
 }
@@ -55,7 +57,8 @@ pub fn command() -> Command {
 pub fn build(what: Build<'_>, progress: Progress) -> Result<Vec<Program>> {
     setup::ensure_target()?;
     let mut cargo = command();
-    cargo.args(["build", "--release", "--target", setup::BARE_TARGET, "--message-format", "json-render-diagnostics"]);
+    let profile = if let Build::Variant(.., feature) = what { feature } else { "release" };
+    cargo.args(["build", "--profile", profile, "--target", setup::BARE_TARGET, "--message-format", "json-render-diagnostics"]);
     if progress == Progress::Hidden {
         cargo.arg("--quiet");
     }
@@ -67,6 +70,10 @@ pub fn build(what: Build<'_>, progress: Progress) -> Result<Vec<Program>> {
         Build::Program(package, name) => {
             cargo.args(["--package", package, "--bin", name]);
             format!("{package}/{name}")
+        }
+        Build::Variant(package, name, feature) => {
+            cargo.args(["--package", package, "--bin", name, "--features", feature]);
+            format!("{package}/{name} with {feature}")
         }
         Build::Manifest(path) => {
             cargo.arg("--bins").arg("--manifest-path").arg(path);
@@ -85,12 +92,21 @@ pub fn build(what: Build<'_>, progress: Progress) -> Result<Vec<Program>> {
 /// # Errors
 /// As [`build`].
 pub fn build_program(package: &str, name: &str, progress: Progress) -> Result<PathBuf> {
-    let programs = build(Build::Program(package, name), progress)?;
-    programs
-        .into_iter()
-        .find(|program| program.name == name)
-        .map(|program| program.path)
-        .ok_or_else(|| anyhow!("cargo did not say where it put {package}/{name}"))
+    the(name, build(Build::Program(package, name), progress)?)
+}
+
+/// Builds one program of the workspace with a feature, by the profile of the feature's name, and returns its ELF file.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_variant(package: &str, name: &str, feature: &str, progress: Progress) -> Result<PathBuf> {
+    the(name, build(Build::Variant(package, name, feature), progress)?)
+}
+
+/// The ELF file of the program with this name.
+fn the(name: &str, programs: Vec<Program>) -> Result<PathBuf> {
+    let found = programs.into_iter().find(|program| program.name == name);
+    found.map(|program| program.path).ok_or_else(|| anyhow!("cargo did not say where it put {name}"))
 }
 
 /// Reads the programs out of cargo's messages, one JSON object a line.

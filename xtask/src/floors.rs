@@ -21,7 +21,7 @@ const PACKAGES: [(&str, &[&str]); 10] = [
     ("host", &["hv-abi", "hv", "loader", "wire"]),
     ("apps", &["hv-abi", "guest-sdk"]),
     ("test-guests", &["hv-abi", "guest-sdk"]),
-    ("xtask", &["wire"]),
+    ("xtask", &["hv-abi", "wire"]),
     ("tests", &["wire", "xtask"]),
 ];
 

@@ -10,8 +10,11 @@
 //! | [`reports`] | cuts the host program's report stream |
 //! | [`boot`] | carries a job out: job file, machine, process |
 //! | [`run`] | `cargo xtask run` |
+//! | [`trace`] | trace file and tables of `cargo xtask run` |
 //! | [`mod@test`] | `cargo xtask test` |
 //! | [`check`] | `cargo xtask check` |
+//! | [`peer`] | Linux KVM and the bare floor, measured in the same QEMU |
+//! | [`figure`] | draws the comparison |
 //! | [`sources`] | the workspace's Rust files, as tokens |
 //! | [`floors`] | who may import whom |
 //! | [`rooms`] | where unsafe code may live |
@@ -27,8 +30,10 @@ pub mod bench;
 pub mod boot;
 pub mod cargo;
 pub mod check;
+pub mod figure;
 pub mod floors;
 pub mod guest;
+pub mod peer;
 pub mod qemu;
 pub mod reports;
 pub mod rooms;
@@ -37,6 +42,7 @@ pub mod setup;
 pub mod size;
 pub mod sources;
 pub mod test;
+pub mod trace;
 
 /// Returns the workspace's root folder.
 pub fn root() -> &'static Path {

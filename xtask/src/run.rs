@@ -20,6 +20,7 @@ use crate::{
     qemu::{Accel, Board, Clock, last_lines},
     setup,
     size::parse_bytes,
+    trace::{self, Tracing},
 };
 
 /// The exit code when what was asked for cannot be run, or the image was refused.
@@ -46,6 +47,9 @@ Examples:
   cargo xtask run ./any.elf --mem 64M          an ELF file, built anywhere
   cargo xtask run ../my-guest                  a package elsewhere that makes one program: builds it first
   cargo xtask run hello --icount -v            how many instructions booting takes, the same in every run
+  cargo xtask run sha256 --icount --stats      what hv did for it, in instructions
+  cargo xtask run sha256 --icount --trace t.json
+                                               every exit, to look at with ui.perfetto.dev or chrome://tracing
   cargo xtask run hello --machine q35 -vv      on a PC with PCI, with a line per exit that leaves hv
   cargo xtask run hello --accel kvm            on an AMD machine with nested SVM (kvm_amd.nested=1). The project's
                                                own tests cannot try this: they run under TCG only.
@@ -75,6 +79,8 @@ pub struct Options {
     /// Longest time the guest may run; 0 is no limit.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     timeout_seconds: u32,
+    #[command(flatten)]
+    tracing: Tracing,
     /// Says more: -v the QEMU command, builds, boot times and a line per guest; -vv exits; -vvv everything.
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
@@ -114,7 +120,11 @@ pub fn run(options: &Options) -> Result<u8> {
     let platform = options.platform()?;
     let progress = if options.verbose > 0 { Progress::Shown } else { Progress::Hidden };
     let image = guest::image(&options.guest, progress)?;
-    let kernel = cargo::build_program("host", "host", progress)?;
+    let tracer = options.tracing.prepare(&image)?;
+    let kernel = match &tracer {
+        None => cargo::build_program("host", "host", progress)?,
+        Some(_) => cargo::build_variant("host", "host", trace::FEATURE, progress)?,
+    };
     setup::ensure_qemu()?;
 
     let seconds = u64::from(options.timeout_seconds);
@@ -144,6 +154,9 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     if options.verbose > 0 {
         times(&booted.finished.reports.reports, platform.clock).iter().for_each(|line| eprintln!("hv: {line}"));
+    }
+    if let Some(tracer) = tracer {
+        tracer.tell(&booted.finished.reports.reports, platform.clock)?;
     }
     conclude(booted)
 }

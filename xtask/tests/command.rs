@@ -1,11 +1,13 @@
 //! `cargo xtask` as one types it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::{Command, Output},
 };
 
+use serde_json::Value;
 use tempfile::tempdir;
 
 fn xtask(args: &[&str]) -> Output {
@@ -59,6 +61,73 @@ fn a_panic_and_a_fault_have_their_own_exit_codes() {
 #[test]
 fn a_guest_that_spins_is_ended() {
     assert_ends(&xtask(&["run", "spin", "--timeout-seconds", "1"]), 124, "spinning", "ran longer than its limit");
+}
+
+#[test]
+fn a_trace_and_its_statistics_agree() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let output = xtask(&["run", "sha256", "--mem", "32M", "--icount", "-v", "--stats", "--trace", file.to_str().unwrap()]);
+    assert_ends(&output, 0, "  pattern\n", "exits of sha256");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(trace["otherData"]["unrecorded_exits"], 0);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let slices: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    assert_tracks_are_in_order(&slices);
+
+    let mut kinds = kinds_in(&said);
+    let all = kinds.remove("all").unwrap();
+    assert_eq!(sums_of(slices.iter().filter(|slice| slice["cat"] == "exit")), kinds);
+    let of = |category: &str| sums_of(slices.iter().filter(|slice| slice["cat"] == category)).remove(category);
+    assert_eq!(kinds.values().fold((0, 0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1)), all);
+    assert_eq!(of("guest").unwrap().0, all.0);
+    assert!(said.contains(&format!("the guest itself: {} instructions", of("guest").unwrap().1)), "{said}");
+    assert!(of("embedder").is_some_and(|(count, _)| count > 0), "sha256 writes to its console");
+    // hv counts exits by itself.
+    assert!(said.contains(&format!("sha256 ended after {} exits", all.0)), "{said}");
+
+    let touches: u64 = kinds.iter().filter(|(kind, _)| kind.ends_with(", absent")).map(|(_, (count, _))| count).sum();
+    let (_, functions) = said.split_once("first touches of pages").unwrap();
+    assert!(functions.lines().any(|line| line.ends_with("  sha256::main")), "{functions}");
+    assert_eq!(functions.lines().last(), Some(&*format!("{touches:>10}  all")), "{functions}");
+}
+
+/// How often each kind of exit came, and what hv took for it, in the table that `--stats` prints.
+fn kinds_in(said: &str) -> BTreeMap<String, (u64, u64)> {
+    let lines = said.lines().skip_while(|line| !line.ends_with("  kind")).skip(1);
+    let row = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (count, hv) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((words.skip(2).collect::<Vec<_>>().join(" "), (count, hv)))
+    };
+    lines.map_while(row).collect()
+}
+
+/// How many slices of each name there are, and the sum of their ticks.
+fn sums_of<'a>(slices: impl Iterator<Item = &'a &'a Value>) -> BTreeMap<String, (u64, u64)> {
+    slices.fold(BTreeMap::new(), |mut sums, slice| {
+        let sum: &mut (u64, u64) = sums.entry(slice["name"].as_str().unwrap().to_owned()).or_default();
+        *sum = (sum.0 + 1, sum.1 + slice["args"]["ticks"].as_u64().unwrap());
+        sums
+    })
+}
+
+/// Demands that the slices of all tracks follow one another, but for the embedder's, which lie in hv's.
+fn assert_tracks_are_in_order(slices: &[&Value]) {
+    // Times are in microseconds, under --icount with three digits behind the point: whole numbers of instructions.
+    let instructions = |slice: &Value, part: &str| (slice[part].as_f64().unwrap() * 1000.0).round() as u64;
+    let mut outer = 0..0;
+    for slice in slices {
+        let start = instructions(slice, "ts");
+        let end = start + instructions(slice, "dur");
+        if slice["cat"] == "embedder" {
+            assert!(outer.start <= start && end <= outer.end, "{slice} in {outer:?}");
+        } else {
+            assert!(outer.end <= start, "{slice} after {outer:?}");
+            outer = start..end;
+        }
+    }
 }
 
 #[test]

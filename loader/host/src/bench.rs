@@ -16,7 +16,7 @@ use hv::{
 use loader::Image;
 use wire::{Benchmark, ColdStart, Report, Row, Seam, Summary};
 
-use crate::{clock, report};
+use crate::{clock, report, watch::Processor};
 
 const MEMORY: u64 = 32 << 20;
 /// Where the guest stores its time stamps: up to 1 MiB.
@@ -88,7 +88,7 @@ const TESTS: [Test; 9] = [
 ///
 /// # Errors
 /// hv has not the memory for it.
-pub(crate) fn run(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<RealCpu>, benchmark: &Benchmark<'_>) -> Result<(), Error> {
+pub(crate) fn run(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<Processor>, benchmark: &Benchmark<'_>) -> Result<(), Error> {
     let wanted = |row: &str| row.contains(benchmark.filter.as_str());
     let bench = Bench { hypervisor, image: prepare(hypervisor.frames(), &benchmark.guest, MEMORY) };
     let stamping = bench.measure(cpu, &exit("null", "null"))?.0.median;
@@ -107,7 +107,8 @@ pub(crate) fn run(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<RealCpu>, benchmar
 }
 
 fn prepare(frames: Frames, image: &[u8], memory: u64) -> Image {
-    Image::prepare(frames, image, memory).unwrap_or_else(|error| report::fail(format_args!("the benchmark guest is refused: {error}")))
+    Image::prepare(frames, image, memory)
+        .unwrap_or_else(|error| report::fail(format_args!("the benchmark guest is refused: {error}")))
 }
 
 struct Bench<'a> {
@@ -135,7 +136,7 @@ impl Bench<'_> {
         Ok(vm)
     }
 
-    fn measure(&self, cpu: &mut Cpu<RealCpu>, test: &Test) -> Result<(Summary, Seam), Error> {
+    fn measure(&self, cpu: &mut Cpu<Processor>, test: &Test) -> Result<(Summary, Seam), Error> {
         let mut vm = self.vm(test.frames)?;
         finish(&mut vm, cpu);
         let rip = find_test(vm.memory(), test.name);
@@ -148,7 +149,7 @@ impl Bench<'_> {
     }
 
     /// The world switch alone: the guest leaves by VMMCALL and is sent back to it, by nothing but [`Hw::run`].
-    fn floor(&self, cpu: &mut Cpu<RealCpu>) -> Result<Row, Error> {
+    fn floor(&self, cpu: &mut Cpu<Processor>) -> Result<Row, Error> {
         let mut vm = self.vm(Frames4096::Absent)?;
         let rip = find_test(vm.memory(), "out");
         enter(&mut vm, rip, 3, &[]);
@@ -188,7 +189,7 @@ impl Bench<'_> {
 }
 
 /// From a prepared image to its first call.
-fn cold_start(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<RealCpu>, cold: &ColdStart<'_>) -> Row {
+fn cold_start(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<Processor>, cold: &ColdStart<'_>) -> Row {
     let image = prepare(hypervisor.frames(), &cold.image, cold.memory);
     let mut total = Seam::default();
     let mut samples = Vec::with_capacity(COLD_STARTS);
@@ -255,7 +256,7 @@ fn enter(vm: &mut Vm, rip: u64, operations: u64, registers: &[(usize, u64)]) {
 }
 
 /// Runs until the guest says that it has finished; every other port is a ping.
-fn finish(vm: &mut Vm, cpu: &mut Cpu<RealCpu>) {
+fn finish(vm: &mut Vm, cpu: &mut Cpu<Processor>) {
     loop {
         match vm.run(cpu) {
             Stop::Io { access, .. } if access.port() != FINISHED => {}
@@ -265,7 +266,7 @@ fn finish(vm: &mut Vm, cpu: &mut Cpu<RealCpu>) {
     }
 }
 
-fn seam(vm: &Vm, cpu: &Cpu<RealCpu>) -> Seam {
+fn seam(vm: &Vm, cpu: &Cpu<Processor>) -> Seam {
     let (exits, pages, done) = (vm.vcpu().exits(), vm.page_counts(), cpu.counters());
     Seam {
         exits,

@@ -9,3 +9,4 @@ extern crate alloc;
 pub mod frames;
 pub mod pvh;
 pub mod ranges;
+pub mod record;

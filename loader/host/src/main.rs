@@ -8,6 +8,7 @@
 //! | [`apic`], [`clock`] | host timer, non-maskable interrupts, time |
 //! | [`ports`], [`serial`], [`logger`], [`report`] | the ways out |
 //! | [`run`], [`guest_panic`] | the embedder of hv |
+//! | [`watch`], `trace` | the processor, and one that records exits (feature `trace`) |
 //! | [`bench`] | what its paths cost |
 #![no_std]
 #![no_main]
@@ -28,7 +29,10 @@ mod ports;
 mod report;
 mod run;
 mod serial;
+#[cfg(feature = "trace")]
+mod trace;
 mod traps;
+mod watch;
 
 use core::{fmt, panic::PanicInfo, sync::atomic::Ordering::Relaxed};
 

@@ -8,12 +8,19 @@ use alloc::{
 };
 use core::iter;
 
+use host::record::Worker;
 use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, exit::GuestBytes, hw::RealCpu};
 use hv_abi::call::{Status, Stream};
 use loader::Image;
 use wire::{End, Guest, Job, Report};
 
-use crate::{apic, bench, clock, cpu, guest_panic, memory::FRAMES, report, serial::Serial};
+use crate::{
+    apic, bench, clock, cpu, guest_panic,
+    memory::FRAMES,
+    report,
+    serial::Serial,
+    watch::{Processor, Watch},
+};
 
 /// How much of a guest's console output is copied at once, in bytes.
 const PIECE: usize = 256;
@@ -29,6 +36,8 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     // SAFETY: the host runs at CPL 0 on the processor itself, and this is the one handle to it.
     let hardware = unsafe { RealCpu::new() };
     let hypervisor = Hypervisor::new(frames, &hardware, Platform { tsc_hertz })?;
+    #[cfg(feature = "trace")]
+    let hardware = crate::trace::Traced::new(hardware, tsc_hertz);
     let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?;
     let mut embedder = Embedder { frames, hypervisor, cpu, tsc_hertz, console: Console::Silent };
     report::send(&Report::Booted { tsc: clock::now() });
@@ -36,6 +45,7 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
         let before = FRAMES.live();
         let (end, exits) = embedder.run(guest);
         let frames_lost = FRAMES.live().saturating_sub(before);
+        embedder.cpu.hw().ended();
         log::info!("{} ended after {exits} exits: {end:?}", guest.name);
         report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost });
     }
@@ -48,7 +58,7 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
 struct Embedder {
     frames: Frames,
     hypervisor: Arc<Hypervisor>,
-    cpu: Cpu<RealCpu>,
+    cpu: Cpu<Processor>,
     tsc_hertz: u64,
     console: Console,
 }
@@ -84,7 +94,10 @@ impl Embedder {
 
     fn drive(&mut self, vm: &mut Vm, deadline: u64) -> End {
         while clock::now() < deadline {
-            match vm.run(&mut self.cpu) {
+            self.cpu.hw().turn(Worker::Hv);
+            let stop = vm.run(&mut self.cpu);
+            self.cpu.hw().turn(Worker::Embedder);
+            match stop {
                 Stop::Console { stream, bytes } => self.write(vm, stream, bytes),
                 Stop::Interrupted => {}
                 Stop::Exit(code) => return End::Exit(code),

@@ -16,12 +16,21 @@ pub struct Exit {
     pub entered: u64,
     /// How long the guest ran, the way into it and out of it included.
     pub guest: u64,
-    /// When hv took over.
-    pub exited: u64,
-    /// How long hv took.
-    pub hv: u64,
-    /// When the embedder took over from hv, and how long it took.
-    pub embedder: Option<(u64, u64)>,
+    /// What hv did about it.
+    pub hv: Option<Work>,
+    /// What the embedder did about it, between two parts of hv's work.
+    pub embedder: Option<Work>,
+    /// When it was done with.
+    pub done: u64,
+}
+
+/// Work on an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// When it began.
+    pub at: u64,
+    /// How long it took.
+    pub ticks: u64,
 }
 
 /// What all exits of one guest come to.
