@@ -6,7 +6,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | values | [`addr`], [`error`], [`x86`] (the architecture), [`svm`] (the VMCB) |
+//! | values | [`plant`] (bugs for tests to turn on), [`addr`], [`error`], [`x86`] (the architecture), [`svm`] (the VMCB) |
 //! | machine | [`host`] (what an embedder gives), [`mem`] (frames, guest memory), [`hw`] (the seam to the processor), [`insn`] (instruction lengths), [`shadow`] (the shadow MMU) |
 //! | virtual CPU | [`vcpu`] (state, events, ASIDs, the one call of VMRUN), [`exit`] (one file per exit) |
 //! | virtual machine | [`vm`] |
@@ -31,6 +31,7 @@ pub mod host;
 pub mod hw;
 pub mod insn;
 pub mod mem;
+pub mod plant;
 pub mod shadow;
 pub mod svm;
 pub mod vcpu;

@@ -297,7 +297,7 @@ mod tests {
         vmcb.control.lbr_control = 3;
         vmcb.save.cr0 = 0x6000_0001;
         vmcb.save.cr4 = !0;
-        vmcb.save.efer = !0 & !EferFlags::LONG_MODE_ACTIVE.bits();
+        vmcb.save.efer = !EferFlags::LONG_MODE_ACTIVE.bits();
         vmcb.force(0x1000, 0x5000);
         assert_eq!(vmcb.save.cr0, 0x8001_0001);
         assert_eq!(vmcb.save.cr4, 0x66f);

@@ -1,5 +1,7 @@
 //! Address space identifiers (APM vol. 2, 15.16): handed out in rising order, all flushed when they run out.
 
+use crate::plant::{Bug, planted};
+
 /// The ASIDs of one CPU. ASID 0 is the host's.
 #[derive(Debug)]
 pub struct AsidPool {
@@ -38,8 +40,8 @@ impl AsidPool {
 
     /// Tells whether a tag is good on this CPU now.
     #[inline]
-    pub(super) const fn holds(&self, tag: AsidTag) -> bool {
-        tag.generation == self.generation && tag.asid != 0
+    pub(super) fn holds(&self, tag: AsidTag) -> bool {
+        (tag.generation == self.generation || planted(Bug::OldAsidIsKept)) && tag.asid != 0
     }
 
     /// Hands out an ASID that no translation is tagged with, once what it asks for is done.
@@ -48,7 +50,7 @@ impl AsidPool {
         if self.next >= self.count {
             self.generation += 1;
             self.next = 1;
-            fresh = Fresh::FlushAll;
+            fresh = if planted(Bug::WrapIsNotFlushed) { Fresh::Clean } else { Fresh::FlushAll };
         }
         let tag = AsidTag { generation: self.generation, asid: self.next };
         self.next += 1;

@@ -45,7 +45,7 @@ pub fn vm(hypervisor: &Arc<Hypervisor>, code: &[u8], data: &[u8]) -> Vm {
     let mut image = GuestMemory::new(hypervisor.frames(), MEMORY).unwrap();
     let mut put = |at: u64, word: u64| image.write(Gpa(at), &word.to_le_bytes()).unwrap();
     for level in 0..3 {
-        put(TABLES + level * 0x1000, TABLES + (level + 1) * 0x1000 | ACCESSED_TABLE);
+        put(TABLES + level * 0x1000, (TABLES + (level + 1) * 0x1000) | ACCESSED_TABLE);
     }
     let last = TABLES + 3 * 0x1000;
     put(last + CODE / 512, CODE | READ_EXECUTE);

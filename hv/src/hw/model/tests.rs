@@ -100,7 +100,8 @@ fn legal() -> Vmcb {
 
 #[test]
 fn every_check_of_vmrun_can_fail() {
-    let cases: [(&str, fn(&mut Vmcb)); 15] = [
+    type Spoil = fn(&mut Vmcb);
+    let cases: [(&str, Spoil); 15] = [
         ("EFER.SVME is clear", |v| v.save.efer &= !(1 << 12)),
         ("EFER has reserved bits", |v| v.save.efer |= 1 << 20),
         ("CR0.NW without CR0.CD", |v| v.save.cr0 |= 1 << 29),
