@@ -5,7 +5,7 @@ use crate::{
     error::Error,
     exit::{self, Context, Next, PortAccess, Stop},
     hw::Hw,
-    mem::{GuestMemory, Intent, PageCounts},
+    mem::{GuestMemory, PageCounts},
     shadow::{Access, Paging, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
@@ -30,7 +30,7 @@ impl Vm {
     /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside the memory.
     pub fn new(hypervisor: &Arc<Hypervisor>, memory: GuestMemory, entry: &EntryState) -> Result<Self, Error> {
         let frames = hypervisor.frames();
-        let paging = Paging { cr3: entry.cr3, write_protect: true, no_execute: true };
+        let paging = Paging::long(entry.cr3);
         let mmu = ShadowMmu::new(frames, &memory, &paging)?;
         let vcpu = Vcpu::new(frames, entry, mmu.root())?;
         Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu })
@@ -91,8 +91,8 @@ impl Vm {
         while written < bytes.len() {
             let at = start.wrapping_add(written as u64);
             let count = (bytes.len() - written).min(PAGE_SIZE - at.page_offset());
-            let (_, touched) = self.memory.touch(at.gfn(), Intent::Write)?;
-            self.vcpu.owe(self.mmu.written(at.gfn(), touched));
+            let (_, touched) = self.memory.touch_by_host(at.gfn())?;
+            self.vcpu.owe(self.mmu.written(at.gfn(), touched)?);
             self.memory.write(at, &bytes[written..written + count])?;
             written += count;
         }

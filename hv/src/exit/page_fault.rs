@@ -4,7 +4,7 @@ use super::{Next, Stop, inject};
 use crate::{
     addr::Gva,
     mem::GuestMemory,
-    shadow::{Outcome, PageFault, ShadowMmu},
+    shadow::{Access, Outcome, PageFault, ShadowMmu, SmapCheck},
     vcpu::Vcpu,
     x86::PageFaultCode,
 };
@@ -19,7 +19,8 @@ pub(super) const fn decode(info_1: u64, info_2: u64) -> PageFault {
 #[inline(never)]
 pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMemory, fault: PageFault) -> Next {
     let paging = vcpu.paging();
-    match mmu.fault(memory, &paging, fault.address, fault.code) {
+    let access = Access::of_fault(fault.code, SmapCheck::Overridden);
+    match mmu.fault(memory, &paging, fault.address, access) {
         Ok((outcome, duty)) => {
             vcpu.owe(duty);
             match outcome {
@@ -28,7 +29,10 @@ pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMem
                     vcpu.set_cr2(fault.address);
                     inject(vcpu, fault.exception())
                 }
-                Outcome::Outside(gpa) => Next::Break(Stop::OutsideMemory { gpa, address: fault.address }),
+                Outcome::Outside(gpa) | Outcome::Inexpressible(gpa) => {
+                    Next::Break(Stop::OutsideMemory { gpa, address: fault.address })
+                }
+                Outcome::Denied(gpa) => Next::Break(Stop::Denied { gpa, address: fault.address, kind: access.kind }),
             }
         }
         Err(error) => Next::Break(Stop::Host(error)),

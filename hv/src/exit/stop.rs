@@ -4,6 +4,7 @@ use super::{GuestBytes, InvalidState, PanicAt, PortAccess};
 use crate::{
     addr::{Gpa, Gva},
     error::Error,
+    shadow::Kind,
     svm::ExitCode,
     vcpu::Vcpu,
     x86::{Exception, PageFaultCode, Vector},
@@ -43,6 +44,15 @@ pub enum Stop {
         gpa: Gpa,
         /// The address that was accessed.
         address: Gva,
+    },
+    /// The guest's tables allow an access that the host forbids ([`crate::mem::HostRights`]); RIP is at the instruction.
+    Denied {
+        /// Where the access led.
+        gpa: Gpa,
+        /// The address that was accessed.
+        address: Gva,
+        /// What it would have done.
+        kind: Kind,
     },
     /// The guest has shut down: an exception that it could not take.
     Shutdown {
@@ -130,6 +140,14 @@ impl fmt::Display for Stop {
             Self::Halt => f.write_str("halt with nothing to wake it"),
             Self::OutsideMemory { gpa, address } => {
                 write!(f, "access to address {address}, which leads to {gpa}, outside its memory")
+            }
+            Self::Denied { gpa, address, kind } => {
+                let verb = match kind {
+                    Kind::Read => "read",
+                    Kind::Write => "write to",
+                    Kind::Fetch => "execute",
+                };
+                write!(f, "it tried to {verb} address {address}, which leads to {gpa}, where the host forbids that")
             }
             Self::Shutdown { cause: Some(cause), rip } => write!(f, "unhandled {cause}, at rip {rip:#x}"),
             Self::Shutdown { cause: None, rip } => write!(f, "triple fault at rip {rip:#x}"),

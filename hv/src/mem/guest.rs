@@ -3,6 +3,8 @@
 //! Memory is a private overlay over a shared, immutable [`Base`] (an image, a snapshot). Both are directories of chunks, a chunk being a
 //! frame of 512 slots; an overlay's chunk starts as a copy of the base's, so that one look-up finds either. A frame is
 //! private to this memory, or shared: then it is copied before the first write. What nobody has touched is zero and has no frame.
+//!
+//! Beside that, a frame has [`HostRights`]: what the guest may do with it whatever its own tables say.
 #![expect(unsafe_code, reason = "slots hold the addresses of frames that this memory, or its base, keeps alive")]
 
 use super::frame::{Frame, FrameRef, Frames, Page};
@@ -11,18 +13,24 @@ use crate::{
     error::Error,
 };
 use alloc::{sync::Arc, vec::Vec};
+use bitflags::bitflags;
+use core::ops::Range;
 
 /// Slots of a chunk, and so guest frames: 2 MiB of guest memory.
 const CHUNK_SLOTS: usize = Gfn::CHUNK as usize;
 /// Most guest memory of one VM.
 pub const MAX_BYTES: u64 = 512 << 30;
 
-/// One guest frame: the host frame's address and two flags; 0 when there is no frame.
+/// One guest frame: the host frame's address and flags; 0 when there is no frame.
 type Slot = u64;
 /// The frame belongs to a base; copy it before writing.
 const SHARED: Slot = 1;
 /// In a base: the frame belongs to this base, not to one below it.
 const OWNED: Slot = 2;
+/// The guest may not write the frame.
+const NO_WRITE: Slot = 4;
+/// The guest may not execute the frame.
+const NO_EXECUTE: Slot = 8;
 const ADDRESS: Slot = 0x000f_ffff_ffff_f000;
 
 type Chunk = Page<[Slot; CHUNK_SLOTS]>;
@@ -36,36 +44,55 @@ pub enum Intent {
     Write,
 }
 
-/// A host frame that guest memory keeps alive: the only thing that a shadow leaf is made of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GuestFrame {
-    hpa: Hpa,
-    rights: HostRights,
+bitflags! {
+    /// What the host lets the guest do with a frame, whatever the guest's own tables say; reading is always allowed.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct HostRights: u8 {
+        /// Writes.
+        const WRITE = 1 << 0;
+        /// Fetches.
+        const EXECUTE = 1 << 1;
+    }
 }
 
-/// What the host allows with a frame, whatever the guest's tables say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HostRights {
-    /// The frame is shared: a write must take a copy first.
-    ReadOnly,
-    /// The frame is this memory's own.
-    ReadWrite,
+impl HostRights {
+    const fn encode(self) -> Slot {
+        let write = if self.contains(Self::WRITE) { 0 } else { NO_WRITE };
+        write | if self.contains(Self::EXECUTE) { 0 } else { NO_EXECUTE }
+    }
+
+    const fn decode(slot: Slot) -> Self {
+        let write = if slot & NO_WRITE == 0 { Self::WRITE } else { Self::empty() };
+        write.union(if slot & NO_EXECUTE == 0 { Self::EXECUTE } else { Self::empty() })
+    }
 }
+
+/// A host frame that guest memory keeps alive: the only thing that a shadow leaf is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestFrame(Slot);
 
 impl GuestFrame {
     /// Where the frame lies.
+    #[inline]
     pub const fn hpa(self) -> Hpa {
-        self.hpa
+        Hpa(self.0 & ADDRESS)
     }
 
-    /// What the host allows with it.
+    /// What the host lets the guest do with it.
     pub const fn rights(self) -> HostRights {
-        self.rights
+        HostRights::decode(self.0)
     }
 
-    const fn of(slot: Slot) -> Self {
-        let rights = if slot & SHARED != 0 { HostRights::ReadOnly } else { HostRights::ReadWrite };
-        Self { hpa: Hpa(slot & ADDRESS), rights }
+    /// Whether the guest's writes may go to this very frame: it may write, and need not be given a copy first.
+    #[inline]
+    pub const fn takes_writes(self) -> bool {
+        self.0 & (SHARED | NO_WRITE) == 0
+    }
+
+    /// Whether the guest may execute it.
+    #[inline]
+    pub const fn takes_fetches(self) -> bool {
+        self.0 & NO_EXECUTE == 0
     }
 }
 
@@ -108,6 +135,8 @@ struct Directory {
     frames: Frames,
     chunks: Vec<Option<Chunk>>,
     pages: u64,
+    /// What frames that nobody has touched yet will allow.
+    untouched: HostRights,
 }
 
 impl Directory {
@@ -120,7 +149,7 @@ impl Directory {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize_with(count, || None);
-        Ok(Self { frames, chunks, pages })
+        Ok(Self { frames, chunks, pages, untouched: HostRights::all() })
     }
 
     /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
@@ -177,7 +206,8 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::NoHeap`].
     pub fn over(base: &Base) -> Result<Self, Error> {
-        let directory = Directory::new(base.0.directory.frames, base.size())?;
+        let mut directory = Directory::new(base.0.directory.frames, base.size())?;
+        directory.untouched = base.0.directory.untouched;
         Ok(Self { directory, base: Some(base.clone()), counts: PageCounts::default() })
     }
 
@@ -191,14 +221,34 @@ impl GuestMemory {
                 self.own_chunk(chunk)?;
             }
         }
-        let (pages, frames) = (self.directory.pages, self.directory.frames);
+        let Directory { frames, pages, untouched, .. } = self.directory;
         let mut chunks = core::mem::take(&mut self.directory.chunks);
         for chunk in chunks.iter_mut().flatten() {
             for slot in chunk.iter_mut().filter(|slot| **slot != 0) {
                 *slot = if *slot & SHARED != 0 { *slot & !OWNED } else { *slot | SHARED | OWNED };
             }
         }
-        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages }, _below: self.base.take() })))
+        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched }, _below: self.base.take() })))
+    }
+
+    /// Sets what the host lets the guest do with the frames in a range that have been touched, before a virtual CPU has run.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`] when the range leaves memory, [`Error::NoFrames`].
+    pub fn restrict(&mut self, frames: Range<Gfn>, rights: HostRights) -> Result<(), Error> {
+        for gfn in (frames.start.0..frames.end.0).map(Gfn) {
+            let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
+            if slot != 0 {
+                let slots = self.own_chunk(gfn.chunk())?;
+                slots[gfn.place()] = slot & !(NO_WRITE | NO_EXECUTE) | rights.encode();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what the host lets the guest do with frames that nobody has touched yet, once they are.
+    pub const fn restrict_untouched(&mut self, rights: HostRights) {
+        self.directory.untouched = rights;
     }
 
     /// Size in bytes.
@@ -214,7 +264,7 @@ impl GuestMemory {
     /// Tells which host frame stands behind `gfn`, if any does: `None` outside memory and for a frame never touched.
     #[inline]
     pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
-        self.directory.slot(gfn, self.base.as_ref()).filter(|&slot| slot != 0).map(GuestFrame::of)
+        self.directory.slot(gfn, self.base.as_ref()).filter(|&slot| slot != 0).map(GuestFrame)
     }
 
     /// The frames of the chunk that `gfn` belongs to, if any was ever touched.
@@ -226,7 +276,7 @@ impl GuestMemory {
         own.or_else(below).map(|slots| FrameChunk(slots))
     }
 
-    /// Puts a host frame behind `gfn`, fit for `intent`: a zeroed one at the first touch, a private copy of a shared one at the first write.
+    /// Puts a host frame behind `gfn`, fit for `intent`: a zeroed one at the first touch, a private copy of a shared one at the first write that the host allows.
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
@@ -234,14 +284,28 @@ impl GuestMemory {
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         if slot == 0 {
-            let frame = self.directory.frames.take_zeroed()?;
-            self.counts.zeroed += 1;
-            return Ok((self.put(gfn, frame)?, Touched::Zeroed));
+            return self.first_touch(gfn);
         }
-        if slot & SHARED != 0 && intent == Intent::Write {
+        if slot & (SHARED | NO_WRITE) == SHARED && intent == Intent::Write {
             return self.copy(gfn, slot);
         }
-        Ok((GuestFrame::of(slot), Touched::Present))
+        Ok((GuestFrame(slot), Touched::Present))
+    }
+
+    /// Puts a host frame behind `gfn` that the host itself may write, whatever the guest may do with it.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::touch`].
+    pub fn touch_by_host(&mut self, gfn: Gfn) -> Result<(GuestFrame, Touched), Error> {
+        let (frame, touched) = self.touch(gfn, Intent::Write)?;
+        if frame.0 & SHARED != 0 { self.copy(gfn, frame.0) } else { Ok((frame, touched)) }
+    }
+
+    #[inline]
+    fn first_touch(&mut self, gfn: Gfn) -> Result<(GuestFrame, Touched), Error> {
+        let frame = self.directory.frames.take_zeroed()?;
+        self.counts.zeroed += 1;
+        Ok((self.put(gfn, frame, self.directory.untouched.encode())?, Touched::Zeroed))
     }
 
     /// Puts a private copy of the shared frame in `slot` behind `gfn`.
@@ -250,7 +314,7 @@ impl GuestMemory {
         let copy = self.directory.frames.take()?;
         copy.view().copy_from(self.view(slot));
         self.counts.copied += 1;
-        Ok((self.put(gfn, copy)?, Touched::CopiedFrom(Hpa(slot & ADDRESS))))
+        Ok((self.put(gfn, copy, slot & (NO_WRITE | NO_EXECUTE))?, Touched::CopiedFrom(Hpa(slot & ADDRESS))))
     }
 
     /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
@@ -262,10 +326,10 @@ impl GuestMemory {
 
     /// Replaces the 64-bit word at `gpa`, which is 8-aligned, if it still is `old`. Its frame must have been touched for writing.
     ///
-    /// Returns whether the word was `old`, or `None` when the frame is outside memory or not private.
+    /// Returns whether the word was `old`, or `None` when the frame is outside memory, or not private, or the guest may not write it.
     pub fn compare_exchange(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
         let slot = self.directory.slot(gpa.gfn(), self.base.as_ref())?;
-        (slot != 0 && slot & SHARED == 0).then(|| self.view(slot).compare_exchange(gpa.page_offset() / 8, old, new))
+        (slot != 0 && slot & (SHARED | NO_WRITE) == 0).then(|| self.view(slot).compare_exchange(gpa.page_offset() / 8, old, new))
     }
 
     /// Reads bytes; what nobody has touched reads as zero.
@@ -295,11 +359,11 @@ impl GuestMemory {
     pub fn write(&mut self, gpa: Gpa, mut from: &[u8]) -> Result<(), Error> {
         let mut at = gpa;
         while !from.is_empty() {
-            let (frame, _) = self.touch(at.gfn(), Intent::Write).map_err(|error| match error {
+            let (frame, _) = self.touch_by_host(at.gfn()).map_err(|error| match error {
                 Error::OutsideMemory(_) => Error::OutsideMemory(at),
                 other => other,
             })?;
-            let count = self.view(frame.hpa.0).write(at.page_offset(), from);
+            let count = self.view(frame.0).write(at.page_offset(), from);
             (from, at) = (&from[count..], at.wrapping_add(count as u64));
         }
         Ok(())
@@ -308,7 +372,7 @@ impl GuestMemory {
     /// Raw access to a frame that this memory gave out. Frames leave guest memory only when it is dropped, so it is still there.
     #[inline]
     pub(crate) fn view_frame(&self, frame: GuestFrame) -> FrameRef<'_> {
-        self.view(frame.hpa.0)
+        self.view(frame.0)
     }
 
     #[inline]
@@ -319,14 +383,14 @@ impl GuestMemory {
     }
 
     #[inline]
-    fn put(&mut self, gfn: Gfn, frame: Frame) -> Result<GuestFrame, Error> {
+    fn put(&mut self, gfn: Gfn, frame: Frame, rights: Slot) -> Result<GuestFrame, Error> {
         let slots = match &mut self.directory.chunks[gfn.chunk()] {
             Some(slots) => slots,
             None => self.own_chunk(gfn.chunk())?,
         };
-        let slot = frame.into_hpa().0;
+        let slot = frame.into_hpa().0 | rights;
         slots[gfn.place()] = slot;
-        Ok(GuestFrame::of(slot))
+        Ok(GuestFrame(slot))
     }
 
     #[cold]
@@ -359,7 +423,7 @@ impl FrameChunk<'_> {
     #[inline]
     pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
         let slot = self.0[gfn.place()];
-        (slot != 0).then(|| GuestFrame::of(slot))
+        (slot != 0).then_some(GuestFrame(slot))
     }
 }
 
@@ -414,10 +478,10 @@ mod tests {
         let b = GuestMemory::over(&base).unwrap();
         assert_eq!(arena.live(), before, "a clone costs no frame");
         let shared = a.present(Gfn(5)).unwrap();
-        assert_eq!(shared.rights(), HostRights::ReadOnly);
+        assert!(!shared.takes_writes());
         assert_eq!(a.touch(Gfn(5), Intent::Read), Ok((shared, Touched::Present)));
         let (own, touched) = a.touch(Gfn(5), Intent::Write).unwrap();
-        assert_eq!((own.rights(), touched), (HostRights::ReadWrite, Touched::CopiedFrom(shared.hpa())));
+        assert_eq!((own.takes_writes(), touched), (true, Touched::CopiedFrom(shared.hpa())));
         a.write(Gpa(0x5000), b"mine!!").unwrap();
         let mut bytes = [0; 6];
         b.read(Gpa(0x5000), &mut bytes).unwrap();
@@ -425,6 +489,28 @@ mod tests {
         a.read(Gpa(0x5000), &mut bytes).unwrap();
         assert_eq!(&bytes, b"mine!!");
         drop((a, b, base));
+        assert_eq!(arena.live(), 0);
+    }
+
+    #[test]
+    fn host_rights_stay_with_a_frame_that_is_shared_or_copied() {
+        let arena = Arena::leak(16);
+        let mut image = GuestMemory::new(arena.frames(), MIB).unwrap();
+        image.write(Gpa(0x1000), &[7; 2 * PAGE_SIZE]).unwrap();
+        image.restrict(Gfn(1)..Gfn(2), HostRights::EXECUTE).unwrap();
+        image.restrict(Gfn(2)..Gfn(3), HostRights::WRITE).unwrap();
+        image.restrict_untouched(HostRights::WRITE);
+        assert_eq!(image.restrict(Gfn(255)..Gfn(257), HostRights::all()), Err(Error::OutsideMemory(Gpa(MIB))));
+        let mut memory = GuestMemory::over(&image.freeze().unwrap()).unwrap();
+        let rights = |memory: &GuestMemory, gfn| memory.present(Gfn(gfn)).map(GuestFrame::rights);
+        assert_eq!(rights(&memory, 1), Some(HostRights::EXECUTE));
+        // The host itself may write anywhere; the guest's rights stay.
+        memory.write(Gpa(0x1000), &[8; 3 * PAGE_SIZE]).unwrap();
+        assert_eq!(
+            [1, 2, 3].map(|gfn| rights(&memory, gfn).unwrap()),
+            [HostRights::EXECUTE, HostRights::WRITE, HostRights::WRITE]
+        );
+        drop(memory);
         assert_eq!(arena.live(), 0);
     }
 

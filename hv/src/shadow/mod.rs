@@ -1,77 +1,62 @@
 //! The shadow MMU: page tables that the processor walks, filled from the guest's own tables on demand.
 //!
-//! A fault comes in ([`ShadowMmu::fault`]); the guest's tables are walked as the processor would walk them ([`translate`]), which
-//! yields the page fault that the guest is owed, or a translation. The translation's frame comes from guest memory (zeroed or copied
-//! at that moment if need be), and a leaf is filled with what guest *and* host allow. Neighbours that the guest has used before are filled with it.
+//! # One fault, from exit to filled entry
 //!
-//! Shadow tables are keyed by the guest frame that holds the guest's table and by their [`Role`]; entries above the last level
-//! allow everything, leaves carry the rights of all levels. A frame that holds a shadowed table is mapped read-only. Its first write makes
-//! the shadow table *unsync*: the frame becomes writable, and the shadow keeps what it has, as a TLB would, until the guest flushes.
+//! A fault comes in ([`ShadowMmu::fault`]). The guest's tables are walked as the processor would walk them ([`walk()`]), in whatever paging mode the
+//! guest is, which yields the page fault that the guest is owed, or a translation, accessed and dirty bits set. Shadow tables for the levels above the
+//! last are found or made, and linked (`enter_region`); the translation's frame comes from guest memory, zeroed or copied at that moment if need be; a
+//! leaf is filled with what guest *and* host allow (`leaf`), and neighbours that the guest has used before with it (`prefetch`).
 //!
-//! What is guaranteed, and where it is shown:
+//! # What the tables are
+//!
+//! The processor runs a guest in long mode on four levels, every other guest on legacy PAE: a root of four PDPTEs, and the same lower levels. A shadow
+//! table is keyed by the guest frame that holds the guest's table and by its role: level, part, paging format, and the rights of the levels
+//! above. Entries above the last level allow everything; leaves carry the rights of all levels. A large page, and memory without
+//! paging, is served in 4 KiB pieces by tables that stand for no guest table.
+//!
+//! A table is a cache, as a TLB is. It is *empty*, or *in step*: then the guest's frame is mapped read-only everywhere, and its first write is heard and
+//! makes the table *unsync*: the frame becomes writable, and the shadow keeps what it has until the guest flushes ([`ShadowMmu::invalidate`],
+//! [`ShadowMmu::load_root`]), by the architecture's own rules (APM vol. 2, 5.5).
+//!
+//! # What is guaranteed, and where it is shown
 //!
 //! | guarantee | test |
 //! |---|---|
 //! | a leaf never allows more than guest and host | `leaves_never_exceed_the_guest_and_the_host` |
-//! | leaves are made of [`GuestFrame`] only | the type of `leaf_of`, the one place that makes a leaf |
+//! | leaves are made of [`GuestFrame`] only | the type of `leaf::make`, the one place that makes a leaf |
 //! | a frame that gets a private copy loses every leaf of the old one | `a_copied_frame_loses_all_its_old_leaves` |
 //! | no table frame is reused before the flush that it owes | `tables_stay_in_quarantine_until_discharged` |
 //! | accessed and dirty bits are set as the processor sets them | `clean_pages_fault_once_more_to_become_dirty` |
+//! | after a flush, no translation of before is left that the guest has changed | `a_flush_ends_what_the_guest_has_changed` |
 
 mod duty;
+mod leaf;
+mod paging;
+mod prefetch;
 mod rmap;
+mod sync;
+mod table;
 mod walk;
 
 pub use duty::FlushDuty;
-pub use walk::{Access, Kind, PageFault, Paging, Privilege, Rights, Translation, translate};
+pub use paging::{Access, Kind, Mode, PHYSICAL_BITS, Paging, PagingBits, Privilege, Rights, SmapCheck, is_legal_pdpte};
+pub use walk::{PageFault, Translation, translate, walk};
 
 use crate::{
     addr::{Gfn, Gpa, Gva, Hpa},
     error::Error,
-    mem::{Frame, Frames, GuestFrame, GuestMemory, HostRights, Intent, Touched},
-    x86::{Entry, PageFaultCode},
+    mem::{Frame, Frames, GuestFrame, GuestMemory, Intent, Touched},
+    plant::{Bug, planted},
+    x86::Entry,
 };
 use alloc::vec::Vec;
-use hashbrown::HashMap;
+use paging::LEVELS;
 use rmap::{Holds, Leaf, ReverseMap};
-use walk::{LEVELS, index, span};
+use table::{Key, LEGACY_TOP, Role, Source, State, Tables};
+use walk::{index, span};
 
 /// Most shadow tables of one VM (64 MiB of frames): with one more, all are dropped and filled anew.
 const MAX_TABLES: usize = 16 * 1024;
-/// Entries that one fault looks at, its own among them.
-const PREFETCH: usize = 32;
-/// An entry above the last level: everything is allowed, the leaves decide.
-const LINK: Entry = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::USER).union(Entry::ACCESSED);
-
-/// What a shadow table stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Source {
-    /// The guest table in the key's frame.
-    Table,
-    /// A piece of a large page that begins at the key's frame; there is no guest table.
-    LargePage,
-}
-
-/// What makes two shadow tables of one guest frame different.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Role {
-    /// Level of the table, 1 to 4.
-    level: u8,
-    source: Source,
-    /// What the entries above it allow.
-    rights: u8,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Key {
-    gfn: Gfn,
-    role: Role,
-}
-
-struct Table {
-    frame: Frame,
-    key: Key,
-}
 
 /// What is known of 2 MiB of linear addresses: what the processor would keep in its page-walk cache, and the shadow table that serves them.
 #[derive(Clone, Copy, Debug)]
@@ -83,31 +68,34 @@ struct Region {
     above: Rights,
     /// Index of the last-level shadow table.
     shadow: u32,
+    /// Whether the tables on the way are linked in one place each.
+    reached: Reached,
 }
 
 impl Region {
     /// No region: its number is no address's.
-    const NONE: Self = Self { number: u64::MAX, source: Pages::Table(Gfn(0)), above: Rights::empty(), shadow: 0 };
+    const NONE: Self =
+        Self { number: u64::MAX, source: Pages::Table(Gpa(0)), above: Rights::empty(), shadow: 0, reached: Reached::Otherwise };
+}
+
+/// By how many addresses an entry of a table is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reached {
+    /// By one: flushing that address forgets the entry.
+    ByOneAddress,
+    /// Perhaps by others too.
+    Otherwise,
 }
 
 /// What maps the pages of a region.
 #[derive(Clone, Copy, Debug)]
 enum Pages {
-    /// The last-level table in this frame.
-    Table(Gfn),
+    /// 512 entries of 64 bits, from here on.
+    Table(Gpa),
+    /// Half of a table of 32-bit entries, which is walked for each of them.
+    HalfTable,
     /// One entry for all; the pages follow one another from this frame on.
     Large(Entry, Gfn),
-}
-
-impl Pages {
-    /// The last-level entry with that index, made up for a large page.
-    #[inline]
-    fn entry(self, memory: &GuestMemory, index: usize) -> Entry {
-        match self {
-            Self::Table(table) => Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index as u64 * 8)).unwrap_or(0)),
-            Self::Large(entry, first) => piece_of_large(entry, first, index),
-        }
-    }
 }
 
 /// The last-level entry that a large page would have for its piece `index`, counted from the frame `first`.
@@ -126,21 +114,26 @@ pub enum Outcome {
     Guest(PageFault),
     /// The access is allowed, but leads outside guest memory.
     Outside(Gpa),
+    /// The guest allows the access, the host does not.
+    Denied(Gpa),
+    /// The access is allowed, but no shadow entry can say so without allowing more: it has to be carried out for the guest.
+    Inexpressible(Gpa),
 }
 
 /// The shadow tables of one VM.
 pub struct ShadowMmu {
-    frames: Frames,
-    tables: Vec<Table>,
-    by_key: HashMap<Key, u32>,
+    tables: Tables,
     reverse: ReverseMap,
     /// Tables that are out of use, but perhaps not out of every TLB and walk cache.
     quarantine: Vec<Frame>,
+    /// Tables that the guest may have changed since they were filled.
+    unsync: Vec<u32>,
     root: u32,
+    /// The level of the root: 4, or 3 outside long mode.
+    top: usize,
     /// The region that was filled last.
     recent: Region,
     epoch: u64,
-    tables_made: u64,
 }
 
 impl ShadowMmu {
@@ -150,24 +143,23 @@ impl ShadowMmu {
     /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside guest memory.
     pub fn new(frames: Frames, memory: &GuestMemory, paging: &Paging) -> Result<Self, Error> {
         let mut mmu = Self {
-            frames,
-            tables: Vec::new(),
-            by_key: HashMap::new(),
+            tables: Tables::new(frames)?,
             reverse: ReverseMap::new(frames, memory.size())?,
             quarantine: Vec::new(),
+            unsync: Vec::new(),
             root: 0,
+            top: LEVELS,
             recent: Region::NONE,
             epoch: 0,
-            tables_made: 0,
         };
-        mmu.tables.try_reserve(8).map_err(|_| Error::NoHeap)?;
-        let _nothing_ran_yet = mmu.load_root(memory, paging)?;
+        let _nothing_ran_yet = mmu.load_root(paging)?;
         Ok(mmu)
     }
 
     /// The address of the top shadow table, for the VMCB's CR3.
+    #[inline]
     pub fn root(&self) -> Hpa {
-        self.table(self.root).frame.hpa()
+        self.tables.get(self.root).frame.hpa()
     }
 
     /// Changes with every translation that is removed or replaced: what was learnt from the tables before may be wrong after.
@@ -176,16 +168,9 @@ impl ShadowMmu {
         self.epoch
     }
 
-    /// Makes the top table that `paging` names the root.
-    ///
-    /// # Errors
-    /// As [`ShadowMmu::new`].
-    pub fn load_root(&mut self, memory: &GuestMemory, paging: &Paging) -> Result<FlushDuty, Error> {
-        let role = Role { level: LEVELS as u8, source: Source::Table, rights: Rights::all().bits() };
-        let (root, duty) = self.find_or_make(memory, Key { gfn: paging.top(), role })?;
-        self.root = root;
-        self.recent = Region::NONE;
-        Ok(duty)
+    /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
+    pub const fn pages_zeroed(&self) -> u64 {
+        self.tables.made() + self.reverse.pages_zeroed()
     }
 
     /// Handles a page fault that the processor raised while the guest ran on these tables.
@@ -199,9 +184,8 @@ impl ShadowMmu {
         memory: &mut GuestMemory,
         paging: &Paging,
         address: Gva,
-        code: PageFaultCode,
+        access: Access,
     ) -> Result<(Outcome, FlushDuty), Error> {
-        let access = Access::of_fault(code);
         let mut duty = FlushDuty::None;
         let (entry, rights) = match self.recent_entry(memory, paging, address, access) {
             Some(known) => known,
@@ -211,22 +195,26 @@ impl ShadowMmu {
             },
         };
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
-        let gfn = Gpa(entry.address()).gfn();
+        let gpa = Gpa(entry.address() | address.page_offset() as u64);
+        let gfn = gpa.gfn();
         let (frame, touched) = match memory.touch(gfn, intent) {
-            Err(Error::OutsideMemory(_)) => {
-                return Ok((Outcome::Outside(Gpa(entry.address() + address.page_offset() as u64)), duty));
-            }
+            Err(Error::OutsideMemory(_)) => return Ok((Outcome::Outside(gpa), duty)),
             other => other?,
         };
+        if is_denied(frame, access.kind) {
+            return Ok((Outcome::Denied(gpa), duty));
+        }
         let here = Leaf { table: self.recent.shadow, entry: index(address, 1) as u32 };
         if let Touched::CopiedFrom(old) = touched {
             duty = duty.and(self.replace(gfn, old, here, address));
         }
-        let rights = effective_rights(rights, entry, access, paging);
+        let Some(rights) = leaf::rights_for(rights, entry, access, paging) else {
+            return Ok((Outcome::Inexpressible(gpa), duty));
+        };
         duty = duty.and(self.set_leaf(here, gfn, frame, rights, intent, address)?);
         // Where the frame itself was new, those of the neighbours will hardly be there.
-        if touched == Touched::Present && paging.no_execute {
-            self.prefetch(memory, here);
+        if touched == Touched::Present {
+            self.prefetch(memory, paging, here);
         }
         Ok((Outcome::Filled, duty))
     }
@@ -235,12 +223,12 @@ impl ShadowMmu {
     #[inline]
     fn recent_entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<(Entry, Rights)> {
         let region = &self.recent;
-        match region.source {
-            Pages::Table(table) if region.number == address.0 / span(2) => {
-                walk::translate_last(memory, paging, address, access, table, region.above)
-            }
-            _ => None,
+        let Pages::Table(start) = region.source else { return None };
+        if region.number != address.0 / span(2) && !planted(Bug::RecentRegionIsNotCompared) {
+            return None;
         }
+        let entry = Entry::from_bits_retain(memory.load(Gpa(start.0 + index(address, 1) as u64 * 8))?);
+        walk::by_last_entry(entry, paging, access, region.above).map(|rights| (entry, rights))
     }
 
     /// Walks the guest's tables, links the region's shadow table, and gives the entry for `address`.
@@ -253,40 +241,17 @@ impl ShadowMmu {
         access: Access,
         duty: &mut FlushDuty,
     ) -> Result<Result<(Entry, Rights), PageFault>, Error> {
-        let walked = walk::walk(memory, paging, address, access, |gfn, touched| *duty = duty.and(self.written(gfn, touched)))?;
+        let walked = walk::walk(memory, paging, address, access, |gfn, touched| *duty = duty.and(self.copied(gfn, touched)))?;
         let found = match walked {
             Ok(found) => found,
             Err(fault) => return Ok(Err(fault)),
         };
         self.enter_region(memory, paging, &found, address, duty)?;
-        let entry = self.recent.source.entry(memory, index(address, 1));
+        let entry = match self.recent.source {
+            Pages::Large(entry, first) => piece_of_large(entry, first, index(address, 1)),
+            _ => found.leaf(),
+        };
         Ok(Ok((entry, found.above & Rights::of(entry))))
-    }
-
-    /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
-    pub const fn pages_zeroed(&self) -> u64 {
-        self.tables_made + self.reverse.pages_zeroed()
-    }
-
-    /// Says that hv itself wrote to a guest frame, after `memory.touch` told what it had to do for that.
-    pub fn written(&mut self, gfn: Gfn, touched: Touched) -> FlushDuty {
-        match touched {
-            Touched::CopiedFrom(old) if self.remove_leaves(gfn, old) > 0 => FlushDuty::Asid,
-            _ => FlushDuty::None,
-        }
-    }
-
-    /// Says that every flush handed out so far has been discharged: frames may go back to the host.
-    #[inline]
-    pub fn discharged(&mut self) {
-        if !self.quarantine.is_empty() {
-            self.quarantine.clear();
-        }
-    }
-
-    fn table(&self, index: u32) -> &Table {
-        // Tables leave the list all at once (`drop_all`), and with them every index (`recent`, `by_key`, `root`).
-        &self.tables[index as usize]
     }
 
     /// Makes the region of `address` the recent one, its shadow table linked from the root.
@@ -298,80 +263,48 @@ impl ShadowMmu {
         address: Gva,
         duty: &mut FlushDuty,
     ) -> Result<(), Error> {
-        if self.tables.len() + LEVELS > MAX_TABLES {
-            *duty = duty.and(self.drop_all(memory, paging)?);
+        self.recent = Region::NONE;
+        if self.tables.count() + LEVELS > MAX_TABLES {
+            *duty = duty.and(self.drop_all()?);
         }
         let mut table = self.root;
         let mut rights = Rights::all();
-        for level in (2..=LEVELS).rev() {
-            let (gfn, source) = if level > found.level {
-                (found.table(level - 1), Source::Table)
-            } else {
-                (Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), Source::LargePage)
-            };
-            if level >= found.level {
-                rights &= Rights::of(Entry::from_bits_retain(found.entries[level - 1]));
+        let mut reached = Reached::ByOneAddress;
+        for level in (2..=self.top).rev() {
+            *duty = duty.and(self.keep_in_step(memory, table)?);
+            if level >= found.level && level <= paging.mode().top() {
+                rights &= Rights::of(found.entry(level));
             }
-            let key = Key { gfn, role: Role { level: level as u8 - 1, source, rights: rights.bits() } };
-            let (child, made) = self.find_or_make(memory, key)?;
-            *duty = duty.and(made).and(self.link(Leaf { table, entry: index(address, level) as u32 }, child));
+            let key = child_key(found, paging, address, level, rights);
+            let child = self.tables.find_or_make(key)?;
+            *duty = duty.and(self.link(Leaf { table, entry: index(address, level) as u32 }, child));
+            if !self.tables.has_one_parent(child) {
+                reached = Reached::Otherwise;
+            }
             table = child;
         }
-        let source = match found.level {
-            1 => Pages::Table(found.table(1)),
+        *duty = duty.and(self.keep_in_step(memory, table)?);
+        let source = match (found.level, paging.mode()) {
+            (1, Mode::TwoLevel) => Pages::HalfTable,
+            (1, _) => Pages::Table(found.table(1).gpa()),
             _ => Pages::Large(found.leaf(), Gpa(found.gpa.0 & !(span(2) - 1)).gfn()),
         };
-        self.recent = Region { number: address.0 / span(2), source, above: found.above, shadow: table };
+        self.recent = Region { number: address.0 / span(2), source, above: found.above, shadow: table, reached };
         Ok(())
     }
 
-    fn find_or_make(&mut self, memory: &GuestMemory, key: Key) -> Result<(u32, FlushDuty), Error> {
-        if let Some(&found) = self.by_key.get(&key) {
-            return Ok((found, FlushDuty::None));
-        }
-        self.by_key.try_reserve(1).map_err(|_| Error::NoHeap)?;
-        self.tables.try_reserve(1).map_err(|_| Error::NoHeap)?;
-        let frame = self.frames.take_zeroed()?;
-        self.tables_made += 1;
-        let duty = if key.role.source == Source::Table { self.protect(memory, key.gfn)? } else { FlushDuty::None };
-        let index = self.tables.len() as u32;
-        self.tables.push(Table { frame, key });
-        self.by_key.insert(key, index);
-        Ok((index, duty))
-    }
-
-    /// Makes every leaf that maps `gfn` read-only, because it holds a table that is in step.
-    fn protect(&mut self, memory: &GuestMemory, gfn: Gfn) -> Result<FlushDuty, Error> {
-        if self.reverse.is_table(gfn) {
-            return Ok(FlushDuty::None);
-        }
-        self.reverse.set_table(gfn, Holds::Table)?;
-        let Some(frame) = memory.present(gfn) else { return Ok(FlushDuty::None) };
-        let mut duty = FlushDuty::None;
-        let tables = &self.tables;
-        self.reverse.for_each(gfn, |leaf| {
-            if let Some(entry) = mapping(tables, leaf, frame.hpa())
-                && entry.contains(Entry::WRITABLE)
-            {
-                store(tables, leaf, entry - Entry::WRITABLE);
-                duty = FlushDuty::Asid;
-            }
-        });
-        Ok(duty)
-    }
-
+    /// Lets the entry `at` lead to `child`.
     fn link(&mut self, at: Leaf, child: u32) -> FlushDuty {
-        let entry = Entry::from_bits_retain(self.table(child).frame.hpa().0) | LINK;
-        let old = self.table(at.table).frame.view().load(at.entry as usize);
-        if old == entry.bits() {
+        if self.tables.is_linked(at, child) {
             return FlushDuty::None;
         }
-        store(&self.tables, at, entry);
-        if old & Entry::PRESENT.bits() == 0 {
-            return FlushDuty::None;
+        // By the new way, what the guest has changed shows at once, as no TLB has anything for it yet.
+        let stale = if self.tables.get(child).state == State::Unsync { self.empty(child) } else { FlushDuty::None };
+        let owed = self.tables.link(at, child);
+        if owed != FlushDuty::None {
+            self.epoch += 1;
         }
-        self.epoch += 1;
-        FlushDuty::Asid
+        stale.and(owed)
     }
 
     #[inline]
@@ -386,83 +319,47 @@ impl ShadowMmu {
     ) -> Result<FlushDuty, Error> {
         let (mut holds, surplus) = self.reverse.add(gfn, at)?;
         if holds == Holds::Table && intent == Intent::Write {
-            // The table becomes unsync.
-            self.reverse.set_table(gfn, Holds::Data)?;
+            self.make_unsync(gfn)?;
             holds = Holds::Data;
         }
-        let entry = leaf_of(frame, leaf_flags(rights), holds);
-        let old = Entry::from_bits_retain(self.table(at.table).frame.view().load(at.entry as usize));
-        store(&self.tables, at, entry);
-        let mut duty = surplus.map_or(FlushDuty::None, |leaf| self.remove_surplus(leaf));
-        if old.contains(Entry::PRESENT) && !is_upgrade(old, entry) {
+        let entry = leaf::make(frame, leaf::flags(rights), holds);
+        let old = self.tables.entry(at);
+        self.tables.store(at, entry);
+        let mut duty = surplus.map_or(FlushDuty::None, |leaf| self.remove_surplus(leaf, frame.hpa()));
+        if old.contains(Entry::PRESENT) && !leaf::is_upgrade(old, entry) {
             self.epoch += 1;
-            duty = duty.and(FlushDuty::Address(address));
+            if !planted(Bug::DowngradeOwesNothing) {
+                duty = duty.and(self.flush_here(address));
+            }
         }
         Ok(duty)
     }
 
-    #[cold]
-    fn remove_surplus(&mut self, leaf: Leaf) -> FlushDuty {
-        if self.tables.get(leaf.table as usize).is_some_and(|table| table.key.role.level == 1) {
-            store(&self.tables, leaf, Entry::empty());
+    /// The flush of an address of the recent region.
+    const fn flush_here(&self, address: Gva) -> FlushDuty {
+        match self.recent.reached {
+            Reached::ByOneAddress => FlushDuty::Address(address),
+            Reached::Otherwise => FlushDuty::Asid,
         }
+    }
+
+    #[cold]
+    fn remove_surplus(&mut self, leaf: Leaf, hpa: Hpa) -> FlushDuty {
+        if self.tables.mapping(leaf, hpa).is_none() {
+            return FlushDuty::None;
+        }
+        self.tables.store(leaf, Entry::empty());
         self.epoch += 1;
         FlushDuty::Asid
     }
 
-    /// Fills the neighbours of a leaf of the recent region that the guest has used already and whose frames are there.
-    #[inline(never)]
-    fn prefetch(&mut self, memory: &GuestMemory, here: Leaf) {
-        let Region { source, above, .. } = self.recent;
-        match source {
-            Pages::Table(table) => {
-                let Some(frame) = memory.present(table) else { return };
-                let guest = memory.view_frame(frame);
-                self.fill_neighbours(memory, above, here, |index| Entry::from_bits_retain(guest.load(index)));
-            }
-            Pages::Large(entry, first) => {
-                self.fill_neighbours(memory, above, here, |index| piece_of_large(entry, first, index));
-            }
-        }
-    }
-
-    #[inline]
-    fn fill_neighbours(&mut self, memory: &GuestMemory, above: Rights, here: Leaf, guest: impl Fn(usize) -> Entry) {
-        let Self { tables, reverse, .. } = self;
-        let shadow = tables[here.table as usize].frame.view();
-        let first = here.entry as usize & !(PREFETCH - 1);
-        // Neighbours mostly have the same flags, and their frames lie in one chunk: both are looked up again only when they change.
-        let mut flags = Entry::empty();
-        let mut allowed = leaf_flags(Rights::empty());
-        let mut chunk = Gfn(0);
-        let mut words = memory.chunk(chunk).zip(reverse.chunk(chunk));
-        for index in first..first + PREFETCH {
-            let entry = guest(index);
-            if !walk::is_used_leaf(entry) || shadow.load(index) != 0 {
-                continue;
-            }
-            let gfn = Gpa(entry.address()).gfn();
-            if gfn.0.wrapping_sub(chunk.0) >= Gfn::CHUNK {
-                chunk = gfn.chunk_start();
-                words = memory.chunk(chunk).zip(reverse.chunk(chunk));
-            }
-            let Some((frames, leaves)) = &mut words else { continue };
-            let Some(frame) = frames.present(gfn) else { continue };
-            let Some(holds) = leaves.try_add(gfn, Leaf { table: here.table, entry: index as u32 }) else { continue };
-            if entry.flags() != flags {
-                flags = entry.flags();
-                allowed = leaf_flags(clean_rights(above & Rights::of(flags), flags));
-            }
-            shadow.store(index, leaf_of(frame, allowed, holds).bits());
-        }
-    }
-
     /// Removes the leaves of a frame that was copied. `here` is about to map the copy: if it alone mapped the old one, flushing its address is enough.
     fn replace(&mut self, gfn: Gfn, old: Hpa, here: Leaf, address: Gva) -> FlushDuty {
-        let is_here = mapping(&self.tables, here, old).is_some();
+        let is_here = self.tables.mapping(here, old).is_some();
         match self.remove_leaves(gfn, old) {
+            _ if planted(Bug::ReplaceOwesNothing) => FlushDuty::None,
             0 => FlushDuty::None,
-            1 if is_here => FlushDuty::Address(address),
+            1 if is_here => self.flush_here(address),
             _ => FlushDuty::Asid,
         }
     }
@@ -472,8 +369,8 @@ impl ShadowMmu {
         let mut removed = 0;
         let tables = &self.tables;
         self.reverse.for_each(gfn, |leaf| {
-            if mapping(tables, leaf, hpa).is_some() {
-                store(tables, leaf, Entry::empty());
+            if tables.mapping(leaf, hpa).is_some() && !planted(Bug::LeavesStay) {
+                tables.store(leaf, Entry::empty());
                 removed += 1;
             }
         });
@@ -481,75 +378,56 @@ impl ShadowMmu {
         removed
     }
 
-    /// Puts every table into quarantine and starts with an empty root.
-    fn drop_all(&mut self, memory: &GuestMemory, paging: &Paging) -> Result<FlushDuty, Error> {
-        self.quarantine.try_reserve(self.tables.len()).map_err(|_| Error::NoHeap)?;
-        for table in self.tables.drain(..) {
-            if table.key.role.source == Source::Table {
-                self.reverse.set_table(table.key.gfn, Holds::Data)?;
-            }
-            self.quarantine.push(table.frame);
+    /// Says that every flush handed out so far has been discharged: frames may go back to the host.
+    #[inline]
+    pub fn discharged(&mut self) {
+        if !self.quarantine.is_empty() {
+            self.quarantine.clear();
         }
-        self.by_key.clear();
+    }
+
+    /// Puts every table into quarantine but the root, which is emptied.
+    fn drop_all(&mut self) -> Result<FlushDuty, Error> {
+        self.quarantine.try_reserve(self.tables.count()).map_err(|_| Error::NoHeap)?;
+        let root = self.tables.get(self.root).key.gfn;
+        self.reverse.clear_table(root);
+        for table in self.tables.drain_all_but(self.root) {
+            self.reverse.clear_table(table.key.gfn);
+            if !planted(Bug::TablesSkipQuarantine) {
+                self.quarantine.push(table.frame);
+            }
+        }
+        self.root = 0;
+        self.unsync.clear();
+        self.recent = Region::NONE;
         self.epoch += 1;
-        let _covered_by_the_whole = self.load_root(memory, paging)?;
-        Ok(FlushDuty::Asid)
+        Ok(if planted(Bug::DropOwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
     }
 }
 
-/// The entry at `leaf` if it is a last-level entry that maps the host frame `hpa`.
-fn mapping(tables: &[Table], leaf: Leaf, hpa: Hpa) -> Option<Entry> {
-    let table = tables.get(leaf.table as usize).filter(|table| table.key.role.level == 1)?;
-    let entry = Entry::from_bits_retain(table.frame.view().load(leaf.entry as usize));
-    (entry.contains(Entry::PRESENT) && entry.address() == hpa.0).then_some(entry)
-}
-
+/// Whether the host forbids an access to a frame.
 #[inline]
-fn store(tables: &[Table], at: Leaf, entry: Entry) {
-    tables[at.table as usize].frame.view().store(at.entry as usize, entry.bits());
-}
-
-/// Makes a leaf: what the guest allows, unless the host forbids it.
-#[inline]
-fn leaf_of(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
-    let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
-    let protected = (frame.rights() == HostRights::ReadOnly) | (holds == Holds::Table);
-    if protected { leaf - Entry::WRITABLE } else { leaf }
-}
-
-/// The flags of a leaf that allows `rights`. The guest's cache bits are not taken over.
-#[inline]
-fn leaf_flags(rights: Rights) -> Entry {
-    let mut flags = Entry::PRESENT | Entry::ACCESSED | Entry::DIRTY;
-    flags.set(Entry::WRITABLE, rights.contains(Rights::WRITE));
-    flags.set(Entry::USER, rights.contains(Rights::USER));
-    flags.set(Entry::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
-    flags
-}
-
-/// What the leaf for a last-level entry allows, where all levels together allow `rights`: a clean page is read-only, so that the first write comes here and sets the dirty bit.
-#[inline]
-fn clean_rights(rights: Rights, entry: Entry) -> Rights {
-    if entry.contains(Entry::DIRTY) { rights } else { rights - Rights::WRITE }
-}
-
-/// What the leaf for an access allows.
-#[inline]
-fn effective_rights(rights: Rights, entry: Entry, access: Access, paging: &Paging) -> Rights {
-    let rights = clean_rights(rights, entry);
-    let supervisor_write = access.kind == Kind::Write && access.privilege == Privilege::Supervisor;
-    if supervisor_write && !paging.write_protect && !rights.contains(Rights::WRITE) {
-        // CR0.WP = 0: the supervisor may write, the user may not, and the processor runs with WP = 1. So the leaf is the supervisor's alone.
-        return (rights | Rights::WRITE) - Rights::USER;
+const fn is_denied(frame: GuestFrame, kind: Kind) -> bool {
+    match kind {
+        Kind::Read => false,
+        // Shared frames have been copied by now.
+        Kind::Write => !frame.takes_writes(),
+        Kind::Fetch => !frame.takes_fetches(),
     }
-    rights
 }
 
-/// Tells whether a translation cached from `old` allows nothing that `new` forbids, and leads to the same frame.
-fn is_upgrade(old: Entry, new: Entry) -> bool {
-    let taken = (Entry::WRITABLE | Entry::USER) & old & !new;
-    let forbidden = Entry::NO_EXECUTE & new & !old;
-    old.address() == new.address() && taken.is_empty() && forbidden.is_empty()
+/// What the shadow table stands for that the entry of `level` for `address` leads to; `rights` are those down to that entry.
+fn child_key(found: &Translation, paging: &Paging, address: Gva, level: usize, rights: Rights) -> Key {
+    let mut role =
+        Role { level: level as u8 - 1, source: Source::Table, rights: rights.bits(), part: 0, format: paging.format() };
+    if level > found.level {
+        if paging.mode() == Mode::TwoLevel {
+            role.part = if level == LEGACY_TOP { (address.0 >> 30 & 3) as u8 } else { (address.0 >> 21 & 1) as u8 };
+        }
+        return Key { gfn: found.table(level - 1), role };
+    }
+    role.source = if found.leaf().contains(Entry::DIRTY) { Source::DirtyPage } else { Source::CleanPage };
+    Key { gfn: Gpa(found.gpa.0 & !(span(level) - 1)).gfn(), role }
 }
 
 #[cfg(test)]

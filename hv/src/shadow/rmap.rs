@@ -92,14 +92,20 @@ impl ReverseMap {
         self.word(gfn) & TABLE != 0
     }
 
-    /// Says that `gfn` holds a page table, or no longer does.
+    /// Says that `gfn` holds a page table that is in step.
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
-    pub fn set_table(&mut self, gfn: Gfn, holds: Holds) -> Result<(), Error> {
-        let word = self.word_mut(gfn)?;
-        *word = if holds == Holds::Table { *word | TABLE } else { *word & !TABLE };
+    pub fn set_table(&mut self, gfn: Gfn) -> Result<(), Error> {
+        *self.word_mut(gfn)? |= TABLE;
         Ok(())
+    }
+
+    /// Says that `gfn` no longer holds one.
+    pub fn clear_table(&mut self, gfn: Gfn) {
+        if let Some(Some(chunk)) = self.chunks.get_mut(gfn.chunk()) {
+            chunk[gfn.place()] &= !TABLE;
+        }
     }
 
     /// Records that `leaf` maps `gfn`. Tells what the frame holds, and which leaf must be removed because the frame has too many.
@@ -210,14 +216,14 @@ mod tests {
         let (gfn, a, b) = (Gfn(600), Leaf { table: 3, entry: 511 }, Leaf { table: 16000, entry: 0 });
         assert_eq!(leaves(&map, gfn), []);
         map.add(gfn, a).unwrap();
-        map.set_table(gfn, Holds::Table).unwrap();
+        map.set_table(gfn).unwrap();
         map.add(gfn, a).unwrap();
         assert_eq!(leaves(&map, gfn), [a]);
         map.add(gfn, b).unwrap();
         map.add(gfn, a).unwrap();
         assert_eq!(leaves(&map, gfn), [a, b]);
         assert!(map.is_table(gfn) && !map.is_table(Gfn(601)));
-        map.set_table(gfn, Holds::Data).unwrap();
+        map.clear_table(gfn);
         assert!(!map.is_table(gfn));
         assert_eq!(leaves(&map, gfn), [a, b]);
     }

@@ -1,7 +1,10 @@
 //! The shadow MMU by itself: guest tables are written by hand, the shadow tables are read as the processor reads them.
 
 use super::*;
-use crate::mem::{Page, arena::Arena};
+use crate::{
+    mem::{HostRights, Page, arena::Arena},
+    x86::PageFaultCode,
+};
 
 const MEMORY: u64 = 4 << 20;
 const TABLES: u64 = 0x10_0000;
@@ -12,10 +15,14 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
-const PAGING: Paging = Paging { cr3: TABLES, write_protect: true, no_execute: true };
+const PAGING: Paging = Paging::long(TABLES);
 
 const READ: PageFaultCode = PageFaultCode::empty();
 const WRITE: PageFaultCode = PageFaultCode::WRITE;
+
+fn access(code: PageFaultCode) -> Access {
+    Access::of_fault(code, SmapCheck::Overridden)
+}
 
 struct Setup {
     arena: &'static Arena,
@@ -45,7 +52,7 @@ impl Setup {
     }
 
     fn fault(&mut self, address: u64, code: PageFaultCode) -> (Outcome, FlushDuty) {
-        self.mmu.fault(&mut self.memory, &PAGING, Gva(address), code).unwrap()
+        self.mmu.fault(&mut self.memory, &PAGING, Gva(address), access(code)).unwrap()
     }
 
     /// An access whose outcome the test is not about.
@@ -138,9 +145,9 @@ fn reserved_bits_and_absent_tables_fault_as_the_manual_says() {
     assert_eq!(s.fault(0x5000, READ).0, Outcome::Guest(PageFault { address: Gva(0x5000), code: reserved }));
     s.map(6, 0x6000);
     assert_eq!(s.fault(0x6000, WRITE).0, Outcome::Guest(PageFault { address: Gva(0x6000), code: WRITE }));
-    // A table outside memory reads as zeros.
+    // A table outside memory reads as all ones.
     s.memory.write(Gpa(TABLES + 0x2008), &(MEMORY | PRESENT | ACCESSED).to_le_bytes()).unwrap();
-    assert_eq!(s.fault(0x20_0000, READ).0, Outcome::Guest(PageFault { address: Gva(0x20_0000), code: READ }));
+    assert_eq!(s.fault(0x20_0000, READ).0, Outcome::Guest(PageFault { address: Gva(0x20_0000), code: reserved }));
     s.map(7, (MEMORY + 0x3000) | PRESENT | ACCESSED);
     assert_eq!(s.fault(0x7018, READ).0, Outcome::Outside(Gpa(MEMORY + 0x3018)));
     // A 2 MiB page whose address is not a multiple of 2 MiB.
@@ -251,6 +258,83 @@ fn tables_are_read_only_until_their_first_write() {
     assert!(s.shadow(0x10_3000).unwrap().contains(Entry::WRITABLE), "a table that maps itself can be written too");
 }
 
+/// Writes to a table as the guest would, through a mapping of its own.
+impl Setup {
+    fn guest_writes_table(&mut self, page: u64, entry: u64) {
+        let (_outcome, _duty) = self.fault(0x10_3000, WRITE | PageFaultCode::PRESENT);
+        assert!(self.shadow(0x10_3000).unwrap().contains(Entry::WRITABLE));
+        self.map(page, entry);
+    }
+}
+
+#[test]
+fn a_flush_ends_what_the_guest_has_changed() {
+    let entry = |frame: u64| frame | PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let target = |s: &Setup, address| s.shadow(address).map(|leaf| Hpa(leaf.address()));
+    for (flush, duty) in [("INVLPG", FlushDuty::Address(Gva(0x5000))), ("MOV CR3", FlushDuty::Asid)] {
+        let mut s = setup();
+        s.map(0x103, entry(TABLES + 0x3000));
+        s.map(5, entry(0x5000));
+        s.map(6, entry(0x6000));
+        s.access(0x5000, WRITE);
+        s.access(0x6000, WRITE);
+        assert_eq!(s.mmu.invalidate(Gva(0x5000)), FlushDuty::None, "all is in step");
+        s.access(0x5000, WRITE);
+        s.guest_writes_table(5, entry(0x7000));
+        assert_eq!(target(&s, 0x5000), s.memory.present(Gfn(5)).map(GuestFrame::hpa), "as a TLB might");
+        let owed = if flush == "INVLPG" { s.mmu.invalidate(Gva(0x5000)) } else { s.mmu.load_root(&PAGING).unwrap() };
+        assert_eq!(owed, duty, "{flush}");
+        assert_eq!(s.shadow(0x5000), None);
+        s.access(0x5000, READ);
+        assert_eq!(target(&s, 0x5000), s.memory.present(Gfn(7)).map(GuestFrame::hpa), "{flush}");
+    }
+}
+
+#[test]
+fn what_the_guest_has_changed_shows_at_once_where_nothing_was_cached() {
+    let mut s = setup();
+    let entry = |frame: u64| frame | PRESENT | WRITABLE | ACCESSED | DIRTY;
+    s.map(0x103, entry(TABLES + 0x3000));
+    s.map(5, entry(0x5000));
+    s.access(0x5000, WRITE);
+    s.guest_writes_table(5, entry(0x7000));
+    // The same table appears at 2 MiB, where it was never used.
+    s.memory.write(Gpa(TABLES + 0x2008), &((TABLES + 0x3000) | PRESENT | WRITABLE | ACCESSED).to_le_bytes()).unwrap();
+    let (outcome, duty) = s.fault(0x20_5000, READ);
+    assert_eq!((outcome, duty), (Outcome::Filled, FlushDuty::Asid));
+    assert_eq!(s.shadow(0x20_5000).map(|leaf| Hpa(leaf.address())), s.memory.present(Gfn(7)).map(GuestFrame::hpa));
+}
+
+#[test]
+fn a_table_is_protected_again_once_it_is_used_again() {
+    let mut s = setup();
+    let entry = |frame: u64| frame | PRESENT | WRITABLE | ACCESSED | DIRTY;
+    s.map(0x103, entry(TABLES + 0x3000));
+    s.map(5, entry(0x5000));
+    s.access(0x10_3000, WRITE);
+    assert!(s.shadow(0x10_3000).unwrap().contains(Entry::WRITABLE));
+    let _duty = s.mmu.load_root(&PAGING).unwrap();
+    s.access(0x5000, READ);
+    assert!(!s.shadow(0x10_3000).is_some_and(|leaf| leaf.contains(Entry::WRITABLE)));
+}
+
+#[test]
+fn what_the_host_forbids_is_denied() {
+    let entry = |frame: u64| frame | PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let mut s = setup();
+    s.memory.write(Gpa(0x5000), &[1; 2 * 4096]).unwrap();
+    s.memory.restrict(Gfn(5)..Gfn(6), HostRights::EXECUTE).unwrap();
+    s.memory.restrict(Gfn(6)..Gfn(7), HostRights::WRITE).unwrap();
+    s.map(5, entry(0x5000));
+    s.map(6, entry(0x6000));
+    assert_eq!(s.fault(0x5010, WRITE).0, Outcome::Denied(Gpa(0x5010)));
+    assert_eq!(s.fault(0x5010, PageFaultCode::FETCH).0, Outcome::Filled);
+    assert!(!s.shadow(0x5000).unwrap().intersects(Entry::WRITABLE | Entry::NO_EXECUTE));
+    assert_eq!(s.fault(0x6010, PageFaultCode::FETCH).0, Outcome::Denied(Gpa(0x6010)));
+    assert_eq!(s.fault(0x6010, WRITE).0, Outcome::Filled);
+    assert!(s.shadow(0x6000).unwrap().contains(Entry::WRITABLE | Entry::NO_EXECUTE));
+}
+
 #[test]
 fn a_frame_that_becomes_a_table_loses_write_access() {
     let mut s = setup();
@@ -287,12 +371,10 @@ fn tables_stay_in_quarantine_until_discharged() {
     s.map(5, 0x5000 | PRESENT | ACCESSED);
     s.access(0x5000, READ);
     let (live, root) = (s.arena.live(), s.mmu.root());
-    assert_eq!(s.mmu.drop_all(&s.memory, &PAGING), Ok(FlushDuty::Asid));
-    assert_eq!(s.arena.live(), live + 1, "the old tables are kept beside the new root");
-    assert!(s.arena.is_live(root));
+    assert_eq!(s.mmu.drop_all(), Ok(FlushDuty::Asid));
+    assert_eq!((s.arena.live(), s.mmu.root()), (live, root), "the tables are kept below an empty root");
     s.mmu.discharged();
-    assert_eq!(s.arena.live(), live + 1 - 4);
-    assert!(!s.arena.is_live(root));
+    assert_eq!(s.arena.live(), live - 3);
     s.access(0x5000, READ);
     assert!(s.shadow(0x5000).is_some());
 }
@@ -301,7 +383,7 @@ fn tables_stay_in_quarantine_until_discharged() {
 fn dropping_gives_every_frame_back() {
     let Setup { arena, mut memory, mut mmu } = setup();
     memory.write(Gpa(TABLES + 0x3000), &(0x7000 | PRESENT | ACCESSED).to_le_bytes()).unwrap();
-    let (_outcome, _duty) = mmu.fault(&mut memory, &PAGING, Gva(0), READ).unwrap();
+    let (_outcome, _duty) = mmu.fault(&mut memory, &PAGING, Gva(0), access(READ)).unwrap();
     drop((mmu, memory));
     assert_eq!(arena.live(), 0);
 }
@@ -315,7 +397,7 @@ fn a_full_host_is_an_error_and_no_frame_is_lost() {
         hoard.push(Page::new(frame));
     }
     let mut refused = 0;
-    while let Err(error) = mmu.fault(&mut memory, &PAGING, Gva(0), READ) {
+    while let Err(error) = mmu.fault(&mut memory, &PAGING, Gva(0), access(READ)) {
         assert_eq!(error, Error::NoFrames);
         refused += 1;
         hoard.pop();

@@ -1,100 +1,14 @@
-//! The walk of the guest's own page tables, by a direct reading of APM vol. 2, 5.3 to 5.6.
+//! The walk of the guest's own page tables, by a direct reading of APM vol. 2, 5.2 to 5.6.
 
+use super::paging::{Access, Kind, LEVELS, Mode, Paging, PagingBits, Rights};
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_SHIFT},
     mem::{GuestMemory, Intent, Touched},
     x86::{ADDRESS_MASK, Entry, Exception, PageFaultCode, Vector},
 };
-use bitflags::bitflags;
 
-/// Levels of a long-mode walk.
-pub const LEVELS: usize = 4;
-/// Address bits that guests have: CPUID 8000_0008 of the profile.
-const PHYSICAL_BITS: u32 = 40;
-const RESERVED_ADDRESS: u64 = ADDRESS_MASK & !((1 << PHYSICAL_BITS) - 1);
 /// How often a walk starts over when an entry changes under it.
 const TRIES: usize = 4;
-
-bitflags! {
-    /// What a translation allows, all levels taken together.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Rights: u8 {
-        /// Writes.
-        const WRITE = 1 << 0;
-        /// User accesses.
-        const USER = 1 << 1;
-        /// Fetches.
-        const EXECUTE = 1 << 2;
-    }
-}
-
-impl Rights {
-    /// What one entry allows.
-    #[inline]
-    pub fn of(entry: Entry) -> Self {
-        let mut rights = Self::empty();
-        rights.set(Self::WRITE, entry.contains(Entry::WRITABLE));
-        rights.set(Self::USER, entry.contains(Entry::USER));
-        rights.set(Self::EXECUTE, !entry.contains(Entry::NO_EXECUTE));
-        rights
-    }
-}
-
-/// What an access does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Reads.
-    Read,
-    /// Writes.
-    Write,
-    /// Fetches an instruction.
-    Fetch,
-}
-
-/// Who makes an access.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Privilege {
-    /// CPL 0 to 2, or the processor itself.
-    Supervisor,
-    /// CPL 3.
-    User,
-}
-
-/// An access to a linear address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
-    /// What it does.
-    pub kind: Kind,
-    /// Who makes it.
-    pub privilege: Privilege,
-}
-
-impl Access {
-    /// A read by the hypervisor for the guest.
-    pub const READ: Self = Self { kind: Kind::Read, privilege: Privilege::Supervisor };
-
-    /// The access that a page-fault code describes.
-    pub fn of_fault(code: PageFaultCode) -> Self {
-        let kind = if code.contains(PageFaultCode::WRITE) {
-            Kind::Write
-        } else if code.contains(PageFaultCode::FETCH) {
-            Kind::Fetch
-        } else {
-            Kind::Read
-        };
-        let privilege = if code.contains(PageFaultCode::USER) { Privilege::User } else { Privilege::Supervisor };
-        Self { kind, privilege }
-    }
-
-    /// The bits that the access itself puts into a page-fault code, where no-execute is enabled.
-    fn code(self) -> PageFaultCode {
-        let mut code = PageFaultCode::empty();
-        code.set(PageFaultCode::WRITE, self.kind == Kind::Write);
-        code.set(PageFaultCode::FETCH, self.kind == Kind::Fetch);
-        code.set(PageFaultCode::USER, self.privilege == Privilege::User);
-        code
-    }
-}
 
 /// A page fault that the guest is owed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,22 +26,19 @@ impl PageFault {
     }
 }
 
-/// The control-register bits that a walk depends on.
+/// An entry on the way of a walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Paging {
-    /// CR3.
-    pub cr3: u64,
-    /// CR0.WP: supervisor writes heed read-only pages.
-    pub write_protect: bool,
-    /// EFER.NXE.
-    pub no_execute: bool,
+struct Step {
+    /// Where it lies.
+    at: Gpa,
+    /// Its 32 or 64 bits.
+    raw: u64,
+    /// The same in the format of 64-bit entries.
+    entry: Entry,
 }
 
-impl Paging {
-    /// The frame of the top table.
-    pub const fn top(&self) -> Gfn {
-        Gfn((self.cr3 & ADDRESS_MASK) >> PAGE_SHIFT)
-    }
+impl Step {
+    const NONE: Self = Self { at: Gpa(0), raw: 0, entry: Entry::empty() };
 }
 
 /// A translation.
@@ -135,54 +46,92 @@ impl Paging {
 pub struct Translation {
     /// Where the address leads.
     pub gpa: Gpa,
-    /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
+    /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 or 4 MiB, 3 for 1 GiB; 4 without paging.
     pub level: usize,
     /// Rights of the levels above that entry, taken together.
     pub above: Rights,
-    /// The entries on the way: `entries[level - 1]` is that of the level. Below [`Translation::level`] they are 0.
-    pub entries: [u64; LEVELS],
+    steps: [Step; LEVELS],
     top: Gfn,
 }
 
 impl Translation {
-    /// The entry that maps the page.
+    /// What the entry that maps the page says, in the format of 64-bit entries.
     #[inline]
     pub const fn leaf(&self) -> Entry {
-        Entry::from_bits_retain(self.entries[self.level - 1])
+        self.steps[self.level - 1].entry
+    }
+
+    /// The entry of `level`, in the format of 64-bit entries.
+    #[inline]
+    pub const fn entry(&self, level: usize) -> Entry {
+        self.steps[level - 1].entry
     }
 
     /// The frame of the table of `level`.
     pub const fn table(&self, level: usize) -> Gfn {
-        if level == LEVELS { self.top } else { Gpa(self.entries[level] & ADDRESS_MASK).gfn() }
+        if level == LEVELS { self.top } else { Gpa(self.steps[level].entry.address()).gfn() }
     }
 }
 
-/// Index into the table of `level` (1 to 4).
+/// Index into the 512-entry table of `level` (1 to 4).
 #[inline]
 pub const fn index(address: Gva, level: usize) -> usize {
     (address.0 >> (PAGE_SHIFT as usize + 9 * (level - 1))) as usize & 511
 }
 
-/// Bytes that one entry of `level` maps.
+/// Bytes that one entry of a 512-entry table of `level` maps.
 pub const fn span(level: usize) -> u64 {
     1 << (PAGE_SHIFT as usize + 9 * (level - 1))
 }
 
-/// Translates `address` without changing anything: what an access would find.
+/// Reads the 64-bit entry at `at`. Absent memory reads as all ones.
+#[inline]
+fn load(memory: &GuestMemory, at: Gpa) -> u64 {
+    memory.load(at).unwrap_or(u64::MAX)
+}
+
+/// Translates `address` without changing anything: what an access would find. Outside long mode, `address` has 32 bits.
 ///
 /// # Errors
-/// The page fault that the access would raise. A table outside guest memory reads as not present.
+/// The page fault that the access would raise. A table outside guest memory reads as all ones.
 #[inline]
 pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
-    let mut table = paging.top();
+    match paging.mode() {
+        Mode::Long => by_64_bit_entries(memory, paging, address, access),
+        Mode::Pae => by_64_bit_entries(memory, paging, address, access),
+        Mode::TwoLevel => by_32_bit_entries(memory, paging, address, access),
+        Mode::Unpaged => Ok(unpaged(address)),
+    }
+}
+
+/// What every address translates to without paging: itself, with all rights.
+const fn unpaged(address: Gva) -> Translation {
+    let everything = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::USER).union(Entry::ACCESSED).union(Entry::DIRTY);
+    let mut steps = [Step::NONE; LEVELS];
+    steps[LEVELS - 1].entry = everything;
+    Translation { gpa: Gpa(address.0), level: LEVELS, above: Rights::all(), steps, top: Gfn(0) }
+}
+
+#[inline]
+fn by_64_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
+    let mut steps = [Step::NONE; LEVELS];
+    let (mut level, mut table) = (LEVELS, paging.top_table());
+    if paging.mode() == Mode::Pae {
+        // PDPTEs were checked when they were latched; they carry no rights (APM vol. 2, 5.2.3).
+        let pdpte = paging.pdpte(address.0);
+        if !pdpte.contains(Entry::PRESENT) {
+            return Err(owed(address, PageFaultCode::empty(), access, paging));
+        }
+        steps[2].entry = pdpte;
+        (level, table) = (2, Gpa(pdpte.address()).gfn());
+    }
     let mut above = Rights::all();
-    let mut entries = [0; LEVELS];
-    let mut level = LEVELS;
     let leaf = loop {
-        let raw = memory.load(Gpa(table.gpa().0 + index(address, level) as u64 * 8)).unwrap_or(0);
+        let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
+        let raw = load(memory, at);
         let entry = Entry::from_bits_retain(raw);
         check_entry(entry, level, paging).map_err(|code| owed(address, code, access, paging))?;
-        entries[level - 1] = raw;
+        steps[level - 1] = Step { at, raw, entry };
         if level == 1 || entry.contains(Entry::LARGE) {
             break entry;
         }
@@ -190,31 +139,75 @@ pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Ac
         table = Gpa(entry.address()).gfn();
         level -= 1;
     };
-    if !allows(above & Rights::of(leaf), access, paging) {
+    if !access.is_allowed(above & Rights::of(leaf), paging) {
         return Err(owed(address, PageFaultCode::PRESENT, access, paging));
     }
     let offset = span(level) - 1;
     let gpa = Gpa(leaf.address() & !offset | address.0 & offset);
-    Ok(Translation { gpa, level, above, entries, top: paging.top() })
+    Ok(Translation { gpa, level, above, steps, top: paging.top_table() })
 }
 
-/// Translates `address` by its last-level entry alone, where the tables above are known to lead to `table` with the rights `above`.
-///
-/// Returns the entry, and the rights of all levels taken together. `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
+/// Bytes that a 4 MiB page has.
+const PSE_PAGE: u64 = 4 << 20;
+/// Must be clear in an entry that maps a 4 MiB page, where addresses have 40 bits (APM vol. 2, figure 5-6).
+const PSE_RESERVED: u64 = 1 << 21;
+
+#[cold]
+fn by_32_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
+    let mut steps = [Step::NONE; LEVELS];
+    let directory = paging.top_table();
+    steps[2].entry = Entry::from_bits_retain(directory.gpa().0);
+    let step = |table: Gfn, index: u64| {
+        let at = Gpa(table.gpa().0 + index * 4);
+        let raw = half(load(memory, Gpa(at.0 & !7)), at);
+        Step { at, raw, entry: Entry::from_bits_retain(raw) }
+    };
+    let refuse = |code| Err(owed(address, code, access, paging));
+    let mut upper = step(directory, address.0 >> 22 & 1023);
+    if !upper.entry.contains(Entry::PRESENT) {
+        return refuse(PageFaultCode::empty());
+    }
+    let large = upper.entry.contains(Entry::LARGE) && paging.bits().contains(PagingBits::LARGE_PAGES);
+    let found = if large {
+        if upper.raw & PSE_RESERVED != 0 {
+            return refuse(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
+        }
+        // Bits 39:32 of the address stand in bits 20:13.
+        let frame = upper.raw & !(PSE_PAGE - 1) | (upper.raw >> 13 & 0xff) << 32;
+        upper.entry = Entry::from_bits_retain(upper.raw & 0xfff | frame);
+        steps[1] = upper;
+        Translation { gpa: Gpa(frame | address.0 & (PSE_PAGE - 1)), level: 2, above: Rights::all(), steps, top: directory }
+    } else {
+        upper.entry -= Entry::LARGE;
+        let last = step(Gpa(upper.entry.address()).gfn(), address.0 >> 12 & 1023);
+        if !last.entry.contains(Entry::PRESENT) {
+            return refuse(PageFaultCode::empty());
+        }
+        (steps[1], steps[0]) = (upper, last);
+        let gpa = Gpa(last.entry.address() | address.page_offset() as u64);
+        Translation { gpa, level: 1, above: Rights::of(upper.entry), steps, top: directory }
+    };
+    if !access.is_allowed(found.above & Rights::of(found.leaf()), paging) {
+        return refuse(PageFaultCode::PRESENT);
+    }
+    Ok(found)
+}
+
+/// The 32-bit entry at `at` in the 64-bit word that holds it.
 #[inline]
-pub fn translate_last(
-    memory: &GuestMemory,
-    paging: &Paging,
-    address: Gva,
-    access: Access,
-    table: Gfn,
-    above: Rights,
-) -> Option<(Entry, Rights)> {
-    let entry = Entry::from_bits_retain(memory.load(Gpa(table.gpa().0 + index(address, 1) as u64 * 8))?);
+const fn half(word: u64, at: Gpa) -> u64 {
+    (word >> (at.0 % 8 * 8)) & 0xffff_ffff
+}
+
+/// Translates by a 64-bit last-level entry alone, where the tables above are known to lead to it with the rights `above`.
+///
+/// Returns the rights of all levels taken together. `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
+#[inline]
+pub(super) fn by_last_entry(entry: Entry, paging: &Paging, access: Access, above: Rights) -> Option<Rights> {
     let used = if access.kind == Kind::Write { Entry::ACCESSED | Entry::DIRTY } else { Entry::ACCESSED };
-    let plain = entry.contains(Entry::PRESENT | used) && check_entry(entry, 1, paging).is_ok();
+    let plain = entry.contains(Entry::PRESENT | used) && entry.bits() & paging.reserved() == 0;
     let rights = above & Rights::of(entry);
-    (plain && allows(rights, access, paging)).then_some((entry, rights))
+    (plain && access.is_allowed(rights, paging)).then_some(rights)
 }
 
 /// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write.
@@ -236,16 +229,19 @@ pub fn walk(
             Err(fault) => return Ok(Err(fault)),
         };
         let mut raced = false;
-        for level in found.level..=LEVELS {
-            let entry = found.entries[level - 1];
+        for level in found.level..=paging.mode().top() {
+            let Step { at, raw, .. } = found.steps[level - 1];
             let dirty = if level == found.level && access.kind == Kind::Write { Entry::DIRTY } else { Entry::empty() };
-            let used = entry | (Entry::ACCESSED | dirty).bits();
-            if used != entry {
-                let table = found.table(level);
-                touched(table, memory.touch(table, Intent::Write)?.1);
-                let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
-                raced |= memory.compare_exchange(at, entry, used) != Some(true);
-                found.entries[level - 1] = used;
+            let used = (Entry::ACCESSED | dirty).bits();
+            if raw & used != used {
+                match memory.touch(at.gfn(), Intent::Write) {
+                    Ok((_, done)) => touched(at.gfn(), done),
+                    // Absent memory takes no writes.
+                    Err(crate::Error::OutsideMemory(_)) => {}
+                    Err(error) => return Err(error),
+                }
+                raced |= replace(memory, paging, at, raw, raw | used) == Some(false);
+                found.steps[level - 1].entry |= Entry::from_bits_retain(used);
             }
         }
         if !raced {
@@ -256,14 +252,27 @@ pub fn walk(
     Ok(translate(memory, paging, address, access))
 }
 
-/// The page fault for an access that found `code`. The fetch bit appears only where a fetch can be told from a read (APM vol. 2, 8.4.2).
+/// Replaces an entry if it still is `old`, and tells whether it was; `None` where its frame cannot be written.
+fn replace(memory: &mut GuestMemory, paging: &Paging, at: Gpa, old: u64, new: u64) -> Option<bool> {
+    if paging.mode() != Mode::TwoLevel {
+        return memory.compare_exchange(at, old, new);
+    }
+    let word = Gpa(at.0 & !7);
+    let whole = memory.load(word)?;
+    if half(whole, at) != old {
+        return Some(false);
+    }
+    memory.compare_exchange(word, whole, whole | new << (at.0 % 8 * 8))
+}
+
+/// The page fault for an access that found `code`.
 #[cold]
 fn owed(address: Gva, code: PageFaultCode, access: Access, paging: &Paging) -> PageFault {
     let code = code | access.code();
-    PageFault { address, code: if paging.no_execute { code } else { code - PageFaultCode::FETCH } }
+    PageFault { address, code: if paging.tells_fetches() { code } else { code - PageFaultCode::FETCH } }
 }
 
-/// Finds an entry present and without reserved bits, or the fault's own bits.
+/// Finds a 64-bit entry present and without reserved bits, or the fault's own bits.
 #[inline]
 fn check_entry(entry: Entry, level: usize, paging: &Paging) -> Result<(), PageFaultCode> {
     if !entry.contains(Entry::PRESENT) {
@@ -279,27 +288,12 @@ fn check_entry(entry: Entry, level: usize, paging: &Paging) -> Result<(), PageFa
 fn has_reserved_bits(entry: Entry, level: usize, paging: &Paging) -> bool {
     let large = entry.contains(Entry::LARGE);
     let misaligned = if large && matches!(level, 2 | 3) { (span(level) - 1) & ADDRESS_MASK & !(1 << PAGE_SHIFT) } else { 0 };
-    let no_execute = if paging.no_execute { 0 } else { Entry::NO_EXECUTE.bits() };
-    let reserved = RESERVED_ADDRESS | misaligned | no_execute;
-    entry.bits() & reserved != 0 || (large && level == LEVELS)
+    entry.bits() & (paging.reserved() | misaligned) != 0 || (large && level == LEVELS)
 }
 
-/// Tells whether a last-level entry is present and accessed and has no reserved bit, where no-execute is enabled.
+/// Tells whether a 64-bit last-level entry is present and accessed and has no reserved bit.
 #[inline]
-pub const fn is_used_leaf(entry: Entry) -> bool {
+pub(super) const fn is_used_leaf(entry: Entry, reserved: u64) -> bool {
     let used = Entry::PRESENT.bits() | Entry::ACCESSED.bits();
-    entry.bits() & (used | RESERVED_ADDRESS) == used
-}
-
-#[inline]
-fn allows(rights: Rights, access: Access, paging: &Paging) -> bool {
-    let user = access.privilege == Privilege::User;
-    if user && !rights.contains(Rights::USER) {
-        return false;
-    }
-    match access.kind {
-        Kind::Read => true,
-        Kind::Write => rights.contains(Rights::WRITE) || (!user && !paging.write_protect),
-        Kind::Fetch => rights.contains(Rights::EXECUTE),
-    }
+    entry.bits() & (used | reserved) == used
 }

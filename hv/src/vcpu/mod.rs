@@ -17,7 +17,7 @@ use crate::{
     hw::Registers,
     insn::{CodeSize, MAX_BYTES, Opcode},
     mem::{GuestFrame, GuestMemory, Page},
-    shadow::{Access, FlushDuty, Kind, Paging, Privilege, ShadowMmu, translate},
+    shadow::{Access, FlushDuty, Kind, Paging, Privilege, ShadowMmu, SmapCheck, translate},
     svm::{Clean, Event, SaveArea, Vmcb},
     x86::{EferFlags, Exception},
 };
@@ -115,7 +115,7 @@ impl Vcpu {
     /// The control-register bits that a walk of the guest's tables depends on.
     #[inline]
     pub fn paging(&self) -> Paging {
-        Paging { cr3: self.cr3, write_protect: true, no_execute: true }
+        Paging::long(self.cr3)
     }
 
     /// Who makes an access now.
@@ -204,7 +204,7 @@ impl Vcpu {
 
     #[cold]
     fn find_fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
-        let access = Access { kind: Kind::Fetch, privilege: self.privilege() };
+        let access = Access { kind: Kind::Fetch, privilege: self.privilege(), smap: SmapCheck::Overridden };
         let found = translate(memory, &self.paging(), address, access).ok()?;
         let frame = memory.present(found.gpa.gfn())?;
         self.fetch = Some(Fetch { page: address.page_base(), epoch: mmu.epoch(), frame });

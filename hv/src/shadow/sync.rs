@@ -1,0 +1,196 @@
+//! Keeping shadow tables in step with the guest's, or no further out of step than a TLB may be (APM vol. 2, 5.5).
+
+use super::{
+    FlushDuty, Region, ShadowMmu,
+    paging::{LEVELS, Mode, Paging},
+    rmap::Leaf,
+    table::{Key, LEGACY_ROOT, LEGACY_TOP, Role, State},
+    walk::{index, span},
+};
+use crate::{
+    addr::{Gfn, Gpa, Gva},
+    error::Error,
+    mem::{GuestMemory, Touched},
+    plant::{Bug, planted},
+    x86::Entry,
+};
+
+/// Most unsync tables that INVLPG looks through; if there are more, it empties them all.
+const MAX_UNSYNC: usize = 64;
+/// The bits of a linear address that tables translate.
+const LINEAR: u64 = (1 << 48) - 1;
+
+impl ShadowMmu {
+    /// Makes the tables that `paging` names the ones that the processor walks, and forgets all that the guest has changed: what MOV CR3 does, and a change of paging mode.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`] and [`Error::NoHeap`]; the old root stays.
+    pub fn load_root(&mut self, paging: &Paging) -> Result<FlushDuty, Error> {
+        let long = paging.mode() == Mode::Long;
+        let (gfn, top) = if long { (paging.top_table(), LEVELS) } else { (LEGACY_ROOT, LEGACY_TOP) };
+        // One legacy root serves all formats: its entries are written anew each time.
+        let format = if long { paging.format() } else { 0 };
+        let root = self.tables.find_or_make(Key { gfn, role: Role::root(top, format) })?;
+        self.recent = Region::NONE;
+        self.epoch += 1;
+        if !planted(Bug::UnsyncIsNotResynced) {
+            let _covered_by_the_load = self.empty_unsync();
+        }
+        (self.root, self.top) = (root, top);
+        if !long {
+            self.link_legacy_root(paging);
+        }
+        Ok(if planted(Bug::Cr3OwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
+    }
+
+    /// Leads the four PDPTEs to the tables that exist already; faults fill in the others.
+    fn link_legacy_root(&mut self, paging: &Paging) {
+        for quarter in 0..4 {
+            let at = Leaf { table: self.root, entry: quarter };
+            self.tables.store(at, Entry::empty());
+            let address = u64::from(quarter) << 30;
+            let (gfn, part) = match paging.mode() {
+                Mode::TwoLevel => (paging.top_table(), quarter as u8),
+                Mode::Pae if paging.pdpte(address).contains(Entry::PRESENT) => (Gpa(paging.pdpte(address).address()).gfn(), 0),
+                _ => continue,
+            };
+            let role = Role { part, ..Role::root(LEGACY_TOP - 1, paging.format()) };
+            if let Some(child) = self.tables.find(Key { gfn, role })
+                && self.tables.get(child).state == State::InStep
+            {
+                // Whatever the entry led to before is flushed with the load.
+                let _covered = self.tables.link(at, child);
+            }
+        }
+    }
+
+    /// Forgets the translation of `address`: what INVLPG does. Where nothing is unsync, the shadow agrees with the guest's tables already.
+    pub fn invalidate(&mut self, address: Gva) -> FlushDuty {
+        self.recent = Region::NONE;
+        if planted(Bug::UnsyncIsNotResynced) {
+            return FlushDuty::None;
+        }
+        let duty = if self.unsync.len() > MAX_UNSYNC { self.empty_unsync() } else { self.drop_unsync_entries(address) };
+        if planted(Bug::InvlpgOwesNothing) { FlushDuty::None } else { duty }
+    }
+
+    /// Drops the entries for `address` of all unsync tables on its way.
+    fn drop_unsync_entries(&mut self, address: Gva) -> FlushDuty {
+        let mut duty = FlushDuty::None;
+        for &table in &self.unsync {
+            let level = usize::from(self.tables.get(table).key.role.level);
+            let base = self.tables.base(table, self.root);
+            if base.is_some_and(|base| (base.0 ^ address.0) & LINEAR >= span(level + 1)) {
+                continue;
+            }
+            let at = Leaf { table, entry: index(address, level) as u32 };
+            if self.tables.entry(at).contains(Entry::PRESENT) {
+                self.tables.store(at, Entry::empty());
+                self.epoch += 1;
+                let one = level == 1 && base.is_some();
+                duty = duty.and(if one { FlushDuty::Address(address) } else { FlushDuty::Asid });
+            }
+        }
+        duty
+    }
+
+    /// Says that hv itself changed the content of a guest frame, after `memory` told what it had to do for that.
+    ///
+    /// # Errors
+    /// [`Error::NoHeap`].
+    pub fn written(&mut self, gfn: Gfn, touched: Touched) -> Result<FlushDuty, Error> {
+        if self.reverse.is_table(gfn) {
+            self.make_unsync(gfn)?;
+        }
+        let duty = self.copied(gfn, touched);
+        Ok(if planted(Bug::HostWriteOwesNothing) { FlushDuty::None } else { duty })
+    }
+
+    /// Says that a guest frame was moved to another host frame, if it was.
+    pub(super) fn copied(&mut self, gfn: Gfn, touched: Touched) -> FlushDuty {
+        match touched {
+            Touched::CopiedFrom(old) if self.remove_leaves(gfn, old) > 0 => FlushDuty::Asid,
+            _ => FlushDuty::None,
+        }
+    }
+
+    /// Sees to it that hv hears of the next change of the guest's table, before entries are taken from it.
+    #[inline]
+    pub(super) fn keep_in_step(&mut self, memory: &GuestMemory, table: u32) -> Result<FlushDuty, Error> {
+        if self.tables.get(table).state == State::Empty { self.bring_in_step(memory, table) } else { Ok(FlushDuty::None) }
+    }
+
+    #[cold]
+    fn bring_in_step(&mut self, memory: &GuestMemory, table: u32) -> Result<FlushDuty, Error> {
+        let gfn = self.tables.get(table).key.gfn;
+        let duty = match self.protect(memory, gfn) {
+            // Absent memory never changes.
+            Err(Error::OutsideMemory(_)) => FlushDuty::None,
+            other => other?,
+        };
+        self.tables.get_mut(table).state = State::InStep;
+        Ok(duty)
+    }
+
+    /// Makes every leaf that maps `gfn` read-only, because it holds a table that is in step.
+    fn protect(&mut self, memory: &GuestMemory, gfn: Gfn) -> Result<FlushDuty, Error> {
+        if self.reverse.is_table(gfn) || planted(Bug::TableIsNotProtected) {
+            return Ok(FlushDuty::None);
+        }
+        self.reverse.set_table(gfn)?;
+        let Some(frame) = memory.present(gfn) else { return Ok(FlushDuty::None) };
+        let mut duty = FlushDuty::None;
+        let tables = &self.tables;
+        self.reverse.for_each(gfn, |leaf| {
+            if let Some(entry) = tables.mapping(leaf, frame.hpa())
+                && entry.contains(Entry::WRITABLE)
+            {
+                tables.store(leaf, entry - Entry::WRITABLE);
+                duty = FlushDuty::Asid;
+            }
+        });
+        Ok(if planted(Bug::ProtectOwesNothing) { FlushDuty::None } else { duty })
+    }
+
+    /// The guest writes to a frame that holds tables: they keep what they have, and the frame may be written from now on.
+    #[cold]
+    pub(super) fn make_unsync(&mut self, gfn: Gfn) -> Result<(), Error> {
+        let Self { tables, unsync, .. } = self;
+        let mut full = false;
+        tables.for_each_of(gfn, |index, table| {
+            if table.state == State::InStep && table.key.is_guest_table() {
+                match unsync.try_reserve(1) {
+                    Ok(()) => {
+                        table.state = State::Unsync;
+                        unsync.push(index);
+                    }
+                    Err(_) => full = true,
+                }
+            }
+        });
+        if full {
+            return Err(Error::NoHeap);
+        }
+        self.reverse.clear_table(gfn);
+        Ok(())
+    }
+
+    /// Empties every table that the guest may have changed.
+    fn empty_unsync(&mut self) -> FlushDuty {
+        let Self { tables, unsync, .. } = self;
+        for index in unsync.drain(..) {
+            tables.empty(index);
+        }
+        self.epoch += 1;
+        FlushDuty::Asid
+    }
+
+    /// Empties one such table.
+    #[cold]
+    pub(super) fn empty(&mut self, table: u32) -> FlushDuty {
+        self.tables.empty(table);
+        self.unsync.retain(|other| *other != table);
+        self.epoch += 1;
+        FlushDuty::Asid
+    }
+}
