@@ -15,8 +15,8 @@ const POISON: u8 = 0xa5;
 /// A fixed number of frames. What is given back is poisoned, so that a use after that shows.
 pub struct Arena {
     start: usize,
-    /// Indices of the free frames, and for each frame whether it is taken.
-    state: Mutex<(Vec<usize>, Vec<bool>)>,
+    /// Indices of the free frames, and for each frame how often it was taken or given back: odd while it is taken.
+    state: Mutex<(Vec<usize>, Vec<u64>)>,
 }
 
 impl Arena {
@@ -25,7 +25,7 @@ impl Arena {
         let block = vec![POISON; (count + 1) * PAGE_SIZE].leak();
         let start = block.as_mut_ptr() as usize;
         let start = start.next_multiple_of(PAGE_SIZE);
-        let state = Mutex::new(((0..count).rev().collect(), vec![false; count]));
+        let state = Mutex::new(((0..count).rev().collect(), vec![0; count]));
         Box::leak(Box::new(Self { start, state }))
     }
 
@@ -36,13 +36,23 @@ impl Arena {
 
     /// How many frames are taken.
     pub fn live(&self) -> usize {
-        self.state.lock().1.iter().filter(|taken| **taken).count()
+        self.state.lock().1.iter().filter(|turns| is_taken(**turns)).count()
     }
 
     /// Tells whether `hpa` is in a frame of the arena that is taken now.
     pub fn is_live(&self, hpa: Hpa) -> bool {
-        hpa.0 >= FIRST && self.state.lock().1.get(index(hpa)) == Some(&true)
+        self.generation(hpa).is_some()
     }
+
+    /// Tells the owner of the frame at `hpa` from those before and after; `None` while it has none.
+    pub fn generation(&self, hpa: Hpa) -> Option<u64> {
+        let turns = if hpa.0 < FIRST { None } else { self.state.lock().1.get(index(hpa)).copied() };
+        turns.filter(|turns| is_taken(*turns))
+    }
+}
+
+const fn is_taken(turns: u64) -> bool {
+    turns % 2 == 1
 }
 
 const fn index(hpa: Hpa) -> usize {
@@ -66,6 +76,13 @@ impl Arena {
         unsafe { self.byte(at).cast::<u64>().read_volatile() }
     }
 
+    /// Writes the 8-aligned word at `at`, as a processor would; panics when its frame is not taken.
+    pub fn set_word(&self, at: Hpa, value: u64) {
+        assert!(at.0.is_multiple_of(8));
+        // SAFETY: as in `word`.
+        unsafe { self.byte(at).cast::<u64>().write_volatile(value) }
+    }
+
     /// Writes the byte at `at`, as a processor would; panics when its frame is not taken.
     pub fn set_byte(&self, at: Hpa, value: u8) {
         // SAFETY: as in `word`.
@@ -76,9 +93,9 @@ impl Arena {
 // SAFETY: frames are disjoint pieces of a leaked block, handed out one at a time; `window` maps `FIRST` to its start.
 unsafe impl FrameSource for Arena {
     fn take(&self) -> Option<Hpa> {
-        let (free, taken) = &mut *self.state.lock();
+        let (free, turns) = &mut *self.state.lock();
         let index = free.pop()?;
-        taken[index] = true;
+        turns[index] += 1;
         Some(frame(index))
     }
 
@@ -87,9 +104,9 @@ unsafe impl FrameSource for Arena {
     }
 
     fn take_run(&self, count: usize) -> Option<Hpa> {
-        let (free, taken) = &mut *self.state.lock();
-        let first = taken.windows(count).position(|run| !run.contains(&true))?;
-        taken[first..first + count].fill(true);
+        let (free, turns) = &mut *self.state.lock();
+        let first = turns.windows(count).position(|run| !run.iter().any(|turns| is_taken(*turns)))?;
+        turns[first..first + count].iter_mut().for_each(|turns| *turns += 1);
         free.retain(|index| !(first..first + count).contains(index));
         Some(frame(first))
     }
@@ -98,8 +115,9 @@ unsafe impl FrameSource for Arena {
         let address = self.window().wrapping_add(frame.0 as usize) as *mut u8;
         // SAFETY: the caller gives back a frame of this arena that nobody uses any more.
         unsafe { core::ptr::write_bytes(address, POISON, PAGE_SIZE) };
-        let (free, taken) = &mut *self.state.lock();
-        assert!(core::mem::take(&mut taken[index(frame)]), "{frame} is given back twice");
+        let (free, turns) = &mut *self.state.lock();
+        assert!(is_taken(turns[index(frame)]), "{frame} is given back twice");
+        turns[index(frame)] += 1;
         free.push(index(frame));
     }
 
@@ -121,8 +139,12 @@ mod tests {
         assert_eq!((a.view().load(511), b.view().load(0), b.view().load(511)), (1, 0, 0));
         assert!(arena.is_live(a.hpa()));
         let gone = a.hpa();
+        let before = arena.generation(gone);
         drop(a);
         assert!(!arena.is_live(gone) && !arena.is_live(Hpa(0)));
         assert_eq!(arena.live(), 1);
+        let again = arena.frames().take().unwrap();
+        assert_eq!(again.hpa(), gone);
+        assert!(arena.generation(gone) > before);
     }
 }

@@ -1,6 +1,9 @@
 //! Guest code: as many instructions of 64-bit mode as the scenarios need.
 
-use super::{ModelCpu, leave, tlb::Access};
+use super::{
+    ModelCpu, leave,
+    tlb::{Access, Kind, Privilege},
+};
 use crate::{
     addr::Gva,
     hw::Registers,
@@ -71,7 +74,7 @@ impl Step<'_> {
     fn fetch(&mut self, at: Gva) -> Result<Vec<u8>, Trap> {
         let mut bytes = Vec::new();
         for offset in 0..MAX_INSTRUCTION_BYTES {
-            match self.read_bytes(at.wrapping_add(offset), 1, Access::Fetch) {
+            match self.read_bytes(at.wrapping_add(offset), 1, Kind::Fetch) {
                 Ok(byte) => bytes.push(byte as u8),
                 // A fault matters only if the instruction reaches that far.
                 Err(trap) => {
@@ -178,7 +181,7 @@ impl Step<'_> {
             OpKind::Register => Ok(self.register(instruction.op_register(index))),
             OpKind::Memory => {
                 let address = self.address(instruction);
-                self.read_bytes(Gva(address), instruction.memory_size().size(), Access::Read)
+                self.read_bytes(Gva(address), instruction.memory_size().size(), Kind::Read)
             }
             _ => Ok(instruction.immediate(index)),
         }
@@ -227,7 +230,14 @@ impl Step<'_> {
         }
     }
 
-    fn place(&mut self, at: Gva, access: Access) -> Result<crate::addr::Hpa, Trap> {
+    fn place(&mut self, at: Gva, kind: Kind) -> Result<crate::addr::Hpa, Trap> {
+        const AC: u64 = 1 << 18;
+        let privilege = match self.vmcb.save.cpl {
+            3 => Privilege::User,
+            _ if self.vmcb.save.rflags & AC != 0 => Privilege::SupervisorWithAc,
+            _ => Privilege::Supervisor,
+        };
+        let access = Access { kind, privilege };
         self.cpu.translate(self.vmcb, at, access).map_err(|code| self.page_fault(at, code))
     }
 
@@ -237,9 +247,9 @@ impl Step<'_> {
         Trap::Exit(ExitCode::PAGE_FAULT, code.bits().into(), at.0)
     }
 
-    fn read_bytes(&mut self, at: Gva, count: usize, access: Access) -> Result<u64, Trap> {
+    fn read_bytes(&mut self, at: Gva, count: usize, kind: Kind) -> Result<u64, Trap> {
         (0..count as u64).try_fold(0, |value, offset| {
-            let place = self.place(at.wrapping_add(offset), access)?;
+            let place = self.place(at.wrapping_add(offset), kind)?;
             let byte = self.cpu.physical(place.0 & !7) >> (place.0 % 8 * 8) & 0xff;
             Ok(value | byte << (8 * offset))
         })
@@ -247,10 +257,10 @@ impl Step<'_> {
 
     fn write_bytes(&mut self, at: Gva, count: usize, value: u64) -> Done {
         // Both pages are probed before the first byte is written.
-        self.place(at, Access::Write)?;
-        self.place(at.wrapping_add(count as u64 - 1), Access::Write)?;
+        self.place(at, Kind::Write)?;
+        self.place(at.wrapping_add(count as u64 - 1), Kind::Write)?;
         for offset in 0..count as u64 {
-            let place = self.place(at.wrapping_add(offset), Access::Write)?;
+            let place = self.place(at.wrapping_add(offset), Kind::Write)?;
             self.cpu.arena.set_byte(place, (value >> (8 * offset)) as u8);
         }
         Ok(())

@@ -2,23 +2,31 @@
 //!
 //! It executes real guest code (a small subset of 64-bit mode, decoded by iced-x86), walks the shadow tables, and is stricter and more
 //! forgetful-proof than QEMU: VMRUN applies the manual's checks ([`check`]), and the TLB keeps every translation and every upper-level entry until it is
-//! told to flush it ([`tlb`]). An access to a frame that was given back panics the test.
+//! told to flush it ([`tlb`]), and clean bits are taken at their word ([`clean`]). An access to a frame that was given back panics the test.
+//!
+//! For tests of the MMU a guest can be a [`Script`] of accesses and single instructions instead of code.
 //!
 //! It does not deliver events through a guest's IDT: with an IDT limit of 0, an event shuts the guest down, as on the processor.
 #![expect(unsafe_code, reason = "implements Hw")]
 
 mod check;
+mod clean;
 mod execute;
+mod script;
 mod tlb;
+
+pub use script::{Instruction, Outcome, Script, Step};
+pub use tlb::{Access, Kind, Privilege};
 
 use super::{Hw, Registers};
 use crate::{
     addr::{Gva, Hpa, PAGE_SIZE},
     mem::{FrameRef, arena::Arena},
-    svm::{Event, ExitCode, TlbControl, Vmcb},
+    svm::{Event, ExitCode, Features, TlbControl, Vmcb},
     x86::{CpuidRegisters, EferFlags, Profile, msr},
 };
-use alloc::collections::BTreeMap;
+use alloc::{collections::BTreeMap, vec::Vec};
+use clean::VmcbCache;
 use tlb::Tlb;
 
 /// A model processor over the frames of one arena.
@@ -28,6 +36,12 @@ pub struct ModelCpu {
     cpuid_overrides: BTreeMap<u32, CpuidRegisters>,
     msrs: BTreeMap<u32, u64>,
     tlb: Tlb,
+    /// The PDPTEs that the last VMRUN loaded.
+    pdptes: [u64; 4],
+    vmcbs: VmcbCache,
+    script: Option<Script>,
+    /// Addresses whose translations the processor takes into its TLB as soon as it can, used or not.
+    pub watched: Vec<Gva>,
     tsc: u64,
     /// Instructions that a guest may execute before a physical interrupt comes.
     pub interrupt_after: u64,
@@ -52,6 +66,10 @@ impl ModelCpu {
             cpuid_overrides: BTreeMap::new(),
             msrs: BTreeMap::from([(msr::EFER, 0xd00), (msr::VM_CR, 0), (msr::VM_HSAVE_PA, 0)]),
             tlb: Tlb::default(),
+            pdptes: [0; 4],
+            vmcbs: VmcbCache::default(),
+            script: None,
+            watched: Vec::new(),
             tsc: 0,
             interrupt_after: 10_000,
             fpu_saves: 0,
@@ -74,6 +92,15 @@ impl ModelCpu {
     pub fn offer(&mut self, features: u32) {
         let asids = self.cpuid(0x8000_000a, 0)[1];
         self.cpuid_overrides.insert(0x8000_000a, [1, asids, 0, features]);
+    }
+
+    fn offers(&self, feature: Features) -> bool {
+        self.cpuid(0x8000_000a, 0)[3] & feature.bits() != 0
+    }
+
+    /// Makes guests on this processor follow a script.
+    pub fn follow(&mut self, script: &Script) {
+        self.script = Some(script.clone());
     }
 
     /// Reads a word of physical memory, which must belong to a frame that is taken.
@@ -125,29 +152,24 @@ impl Hw for ModelCpu {
         assert_ne!(self.read_msr(msr::VM_HSAVE_PA), 0, "VMRUN without a host save area");
         assert!(self.arena.is_live(vmcb_at), "VMRUN with a VMCB in nobody's frame");
         assert_eq!(self.host_area, Some(host_area), "VMLOAD of a host area that was not saved");
+        if self.offers(Features::VMCB_CLEAN) {
+            self.vmcbs.load(vmcb_at, vmcb);
+        }
         let asids = self.cpuid(0x8000_000a, 0)[1];
-        if let Err(why) = check::vmrun(vmcb, asids, |at| self.arena.is_live(Hpa(at))) {
+        let checked = check::vmrun(vmcb, asids, |at| self.arena.is_live(Hpa(at)));
+        if let Err(why) = checked.and_then(|()| self.load_root(vmcb)) {
             log::debug!("the model refuses the VMCB: {why}");
             // As QEMU does: the save area is worthless after that.
             vmcb.save.rip = 0xdead_beef;
             leave(vmcb, ExitCode::INVALID, 0, 0);
             return;
         }
-        match vmcb.control.tlb_control {
-            control if control == TlbControl::Keep as u32 => {}
-            control if control == TlbControl::FlushAll as u32 => self.tlb.flush_all(),
-            control if control == TlbControl::FlushAsid as u32 => self.tlb.flush_asid(vmcb.control.asid),
-            other => panic!("TLB_CONTROL {other} is reserved"),
-        }
-        vmcb.control.exit_int_info = 0;
-        let injected = core::mem::take(&mut vmcb.control.event_injection);
-        if Event::decode(injected).is_some() {
-            assert_eq!(vmcb.save.idtr.limit, 0, "the model delivers no events");
-            vmcb.control.exit_int_info = injected;
-            leave(vmcb, ExitCode::SHUTDOWN, 0, 0);
-            return;
-        }
-        execute::until_exit(self, vmcb, registers);
+        self.flush(vmcb);
+        self.tlb.check(vmcb.control.asid, self.arena);
+        self.speculate(vmcb);
+        self.go_on(vmcb, registers);
+        self.speculate(vmcb);
+        self.vmcbs.keep(vmcb_at, vmcb);
     }
 
     fn flush_address(&mut self, address: Gva, asid: u32) {
@@ -157,6 +179,37 @@ impl Hw for ModelCpu {
     unsafe fn switch_fpu(&mut self, save: Option<FrameRef<'_>>, _load: FrameRef<'_>) {
         self.fpu_saves += u64::from(save.is_some());
         self.fpu_loads += 1;
+    }
+}
+
+impl ModelCpu {
+    /// Flushes as TLB_CONTROL says (APM vol. 2, 15.16.1).
+    fn flush(&mut self, vmcb: &Vmcb) {
+        match vmcb.control.tlb_control {
+            control if control == TlbControl::Keep as u32 => {}
+            control if control == TlbControl::FlushAll as u32 => self.tlb.flush_all(),
+            control if control == TlbControl::FlushAsid as u32 => {
+                assert!(self.offers(Features::FLUSH_BY_ASID), "TLB_CONTROL 3 without flush-by-ASID");
+                self.tlb.flush_asid(vmcb.control.asid);
+            }
+            other => panic!("TLB_CONTROL {other} is reserved"),
+        }
+    }
+
+    /// Delivers the event that is injected, then lets the guest go on until it exits.
+    fn go_on(&mut self, vmcb: &mut Vmcb, registers: &mut Registers) {
+        vmcb.control.exit_int_info = 0;
+        let injected = core::mem::take(&mut vmcb.control.event_injection);
+        if let Some(script) = self.script.clone() {
+            return script::until_exit(self, &script, vmcb, registers, injected);
+        }
+        if Event::decode(injected).is_some() {
+            assert_eq!(vmcb.save.idtr.limit, 0, "the model delivers no events");
+            vmcb.control.exit_int_info = injected;
+            leave(vmcb, ExitCode::SHUTDOWN, 0, 0);
+            return;
+        }
+        execute::until_exit(self, vmcb, registers);
     }
 }
 
