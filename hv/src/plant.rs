@@ -2,14 +2,14 @@
 //!
 //! Where the code does its duty, it asks first:
 //!
-//! ```ignore
+//! ```text
 //! let duty = if planted(Bug::ReplaceOwesNothing) { FlushDuty::None } else { duty };
 //! ```
 //!
 //! In an ordinary build the answer is the constant `false`, and nothing is left of the question. With the feature `model` (or in hv's unit
 //! tests) a test turns a bug on for its own thread:
 //!
-//! ```ignore
+//! ```text
 //! let planted = plant(Bug::ReplaceOwesNothing);
 //! // ... something here must fail, and planted.was_asked() must be true.
 //! drop(planted); // off again
