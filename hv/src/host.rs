@@ -1,4 +1,4 @@
-//! What an embedder gives to hv: frames of memory.
+//! What an embedder gives to hv: frames of memory, and a timer.
 #![expect(unsafe_code, reason = "declares what an embedder must promise")]
 
 use crate::addr::Hpa;
@@ -31,4 +31,15 @@ pub unsafe trait FrameSource: Sync {
 
     /// The virtual address at which physical address 0 would be mapped (wrapping arithmetic).
     fn window(&self) -> usize;
+}
+
+/// The host's timer, by which the timers of guests are served while they run.
+///
+/// hv arms it for the CPU that it runs on, at most once per entry of a guest, with what that guest waits for; how long the embedder lets the guest run is
+/// no business of it, and an embedder with one timer for both takes the nearer time.
+pub trait Timer: Sync {
+    /// Has this CPU interrupted when its time stamp counter reaches `deadline`, or as soon after it as is fit; `None` takes that back.
+    ///
+    /// A guest chooses the deadline, so it may be past or as near as it likes: the embedder keeps a distance that leaves the host room to work.
+    fn arm(&self, deadline: Option<u64>);
 }
