@@ -1,9 +1,13 @@
 //! Reads ELF structures, bounded: nothing is allocated, and no count is trusted before the file is seen to hold that many.
 
-use crate::{LoadError, PROGRAM_HEADERS_MAX};
+use crate::{LoadError, PROGRAM_HEADERS_MAX, Piece, file_bytes, space::Space};
+use alloc::{borrow::Cow, vec::Vec};
 use goblin::elf::header::{
-    EI_CLASS, EI_DATA, EI_VERSION, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, SIZEOF_IDENT,
+    EI_CLASS, EI_DATA, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_386, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT,
+    SIZEOF_IDENT,
 };
+use goblin::elf::program_header::PT_LOAD;
+use goblin::elf32;
 use goblin::elf64::{
     dynamic::Dyn,
     header::{Header, SIZEOF_EHDR},
@@ -43,6 +47,94 @@ pub(crate) fn program_headers<'a>(
 ) -> Result<impl Iterator<Item = ProgramHeader> + Clone + 'a, LoadError> {
     let len = u64::from(header.e_phnum) * SIZEOF_PHDR as u64;
     Ok(records(slice(bytes, "program header table", header.e_phoff, len)?, SIZEOF_PHDR))
+}
+
+/// What a kernel's loader reads of an ELF file of either class; what is said of 32 bits is widened to 64.
+pub(crate) struct KernelElf {
+    entry: u64,
+    headers: Vec<ProgramHeader>,
+}
+
+impl KernelElf {
+    /// Reads the headers of an executable for a 32-bit or 64-bit processor of this kind.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
+        let ident = bytes.get(..SIZEOF_IDENT).filter(|ident| ident.starts_with(ELFMAG)).ok_or(LoadError::NotElf)?;
+        let class = ident[EI_CLASS];
+        expect("EI_CLASS", class.into(), &[ELFCLASS32.into(), ELFCLASS64.into()], "1 (32-bit) or 2 (64-bit)")?;
+        if class == ELFCLASS64 {
+            let header = header(bytes)?;
+            return Self::collect(header.e_entry, header.e_phnum, program_headers(bytes, &header)?);
+        }
+        let header = header_32(bytes)?;
+        let len = u64::from(header.e_phnum) * elf32::program_header::SIZEOF_PHDR as u64;
+        let table = slice(bytes, "program header table", header.e_phoff.into(), len)?;
+        let headers = records(table, elf32::program_header::SIZEOF_PHDR).map(widen);
+        Self::collect(header.e_entry.into(), header.e_phnum, headers)
+    }
+
+    fn collect(entry: u64, count: u16, from: impl Iterator<Item = ProgramHeader>) -> Result<Self, LoadError> {
+        let mut headers = Vec::new();
+        headers.try_reserve_exact(count.into()).map_err(|_| LoadError::OutOfMemory)?;
+        headers.extend(from);
+        Ok(Self { entry, headers })
+    }
+
+    /// The entry point that the ELF header names.
+    pub(crate) const fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The program headers, in the order of the file.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = &ProgramHeader> {
+        self.headers.iter()
+    }
+
+    /// Puts every segment that is to be loaded at its physical address.
+    pub(crate) fn put_segments<'a>(&self, bytes: &'a [u8], space: &mut Space<'a>) -> Result<(), LoadError> {
+        let loads = self.headers.iter().enumerate().filter(|(_, header)| header.p_type == PT_LOAD && header.p_memsz > 0);
+        for (index, header) in loads {
+            let at_header = |fault| LoadError::ProgramHeader { index, kind: PT_LOAD, fault };
+            let &ProgramHeader { p_paddr, p_filesz, p_memsz, .. } = header;
+            let data = file_bytes(bytes, header).map_err(at_header)?;
+            if p_filesz > p_memsz {
+                return Err(at_header(crate::HeaderFault::FileLarger { file_bytes: p_filesz, memory_bytes: p_memsz }));
+            }
+            space.put(Piece { what: "segment", address: p_paddr, data: Cow::Borrowed(data), memory_bytes: p_memsz })?;
+        }
+        if space.pieces().is_empty() { Err(LoadError::NothingToLoad) } else { Ok(()) }
+    }
+}
+
+/// Reads the ELF header of a 32-bit file and checks that the file is one for this machine.
+fn header_32(bytes: &[u8]) -> Result<elf32::header::Header, LoadError> {
+    let raw = slice(bytes, "ELF header", 0, elf32::header::SIZEOF_EHDR as u64)?;
+    let ident = &raw[..SIZEOF_IDENT];
+    expect("EI_DATA", ident[EI_DATA].into(), &[ELFDATA2LSB.into()], "1 (little-endian)")?;
+    expect("EI_VERSION", ident[EI_VERSION].into(), &[EV_CURRENT.into()], "1")?;
+    let header: elf32::header::Header = raw.pread_with(0, LE).map_err(|_| LoadError::NotElf)?;
+    expect("e_type", header.e_type.into(), &[ET_EXEC.into()], "2 (executable)")?;
+    expect("e_machine", header.e_machine.into(), &[EM_386.into()], "3 (80386)")?;
+    expect("e_version", header.e_version.into(), &[EV_CURRENT.into()], "1")?;
+    if header.e_phnum > 0 {
+        expect("e_phentsize", header.e_phentsize.into(), &[elf32::program_header::SIZEOF_PHDR as u64], "32")?;
+    }
+    if header.e_phnum > PROGRAM_HEADERS_MAX {
+        return Err(LoadError::ElfHeader { field: "e_phnum", value: header.e_phnum.into(), expected: "at most 64" });
+    }
+    Ok(header)
+}
+
+fn widen(header: elf32::program_header::ProgramHeader) -> ProgramHeader {
+    ProgramHeader {
+        p_type: header.p_type,
+        p_flags: header.p_flags,
+        p_offset: header.p_offset.into(),
+        p_vaddr: header.p_vaddr.into(),
+        p_paddr: header.p_paddr.into(),
+        p_filesz: header.p_filesz.into(),
+        p_memsz: header.p_memsz.into(),
+        p_align: header.p_align.into(),
+    }
 }
 
 /// Reads the entries of a dynamic section.

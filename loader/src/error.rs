@@ -1,5 +1,6 @@
 //! What can be wrong with a file.
 
+use crate::KernelFault;
 use core::fmt;
 use goblin::elf::{dynamic::tag_to_str, program_header::pt_to_str, reloc::r_to_str};
 
@@ -79,6 +80,8 @@ pub enum LoadError {
     OutOfMemory,
     /// Guest memory could not be filled.
     Memory(hv::Error),
+    /// A kernel that was not written for hv is wrong, or what it is given.
+    Kernel(KernelFault),
 }
 
 /// What is wrong with a program header.
@@ -173,6 +176,12 @@ impl From<hv::Error> for LoadError {
     }
 }
 
+impl From<KernelFault> for LoadError {
+    fn from(fault: KernelFault) -> Self {
+        Self::Kernel(fault)
+    }
+}
+
 impl core::error::Error for LoadError {}
 
 impl fmt::Display for LoadError {
@@ -202,6 +211,7 @@ impl fmt::Display for LoadError {
             }
             Self::OutOfMemory => write!(f, "the host has no memory left"),
             Self::Memory(error) => error.fmt(f),
+            Self::Kernel(fault) => fault.fmt(f),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Turns ELF files into runnable VMs.
+//! Turns ELF files, and kernels that were not written for hv, into runnable VMs.
 //!
 //! [`Plan::parse`] checks the file's bytes and says what goes where, [`Layout::new`] places everything else that a guest starts
 //! with and builds its page tables; both are pure, and hostile bytes are normal input: every mistake is a [`LoadError`].
 //! [`Image::prepare`] carries a plan out once, [`Image::spawn`] makes any number of VMs of it.
+//!
+//! [`Kernel::parse`] does the same for images that are entered otherwise ([`Protocol`]): by PVH, by Multiboot, or as bare bytes.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -13,6 +15,10 @@
 //! | `layout` | places stack, tables and free memory (`hv_abi::boot`) |
 //! | `tables` | builds 4-level page tables |
 //! | `image` | fills guest memory and makes VMs |
+//! | `kernel`, `kernel_fault` | a foreign kernel, what it is given, and what can be wrong with both |
+//! | `map` | what such a kernel finds where in memory |
+//! | `space` | pieces that do not overlap, and room for more |
+//! | `pvh`, `multiboot`, `raw` | one way of entry each |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -22,14 +28,25 @@ mod dynamic;
 mod elf;
 mod error;
 mod image;
+mod kernel;
+mod kernel_fault;
 mod layout;
+mod map;
+mod multiboot;
 mod plan;
+mod pvh;
+mod raw;
+mod space;
 mod tables;
 
 pub use dynamic::RELOCATIONS_MAX;
 pub use error::{HeaderFault, LoadError, RelocationFault};
 pub use image::{Image, SpawnError};
+pub use kernel::{COMMAND_LINE_MAX, Entry, Given, Kernel, MODULES_MAX, Module, Piece, Protocol, RawAt};
+pub use kernel_fault::KernelFault;
 pub use layout::{Layout, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES};
+pub use map::{LOW_RAM_MAX, MemoryMap, RangeKind};
+use plan::file_bytes;
 pub use plan::{PROGRAM_HEADERS_MAX, Plan, Region, Relocation, Rights, Segment};
 
 /// Size of a page, as an address.

@@ -283,7 +283,7 @@ fn rights(flags: u32) -> Result<Rights, HeaderFault> {
     }
 }
 
-fn file_bytes<'a>(bytes: &'a [u8], header: &ProgramHeader) -> Result<&'a [u8], HeaderFault> {
+pub(crate) fn file_bytes<'a>(bytes: &'a [u8], header: &ProgramHeader) -> Result<&'a [u8], HeaderFault> {
     let fault = HeaderFault::FileRange { offset: header.p_offset, bytes: header.p_filesz, file_bytes: bytes.len() as u64 };
     elf::file_range(bytes, header.p_offset, header.p_filesz).ok_or(fault)
 }

@@ -18,6 +18,7 @@ use core::ops::Range;
 
 /// Slots of a chunk, and so guest frames: 2 MiB of guest memory.
 const CHUNK_SLOTS: usize = Gfn::CHUNK as usize;
+const CHUNK_BYTES: u64 = Gfn::CHUNK << PAGE_SHIFT;
 /// Most guest memory of one VM.
 pub const MAX_BYTES: u64 = 512 << 30;
 
@@ -137,10 +138,12 @@ struct Directory {
     pages: u64,
     /// What frames that nobody has touched yet will allow.
     untouched: HostRights,
+    /// Chunks that are outside memory although others lie behind them; they are never there.
+    hole: Range<usize>,
 }
 
 impl Directory {
-    fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
+    fn new(frames: Frames, bytes: u64, hole: Range<usize>) -> Result<Self, Error> {
         if bytes == 0 || bytes > MAX_BYTES || !bytes.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Error::MemorySize(bytes));
         }
@@ -149,7 +152,7 @@ impl Directory {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize_with(count, || None);
-        Ok(Self { frames, chunks, pages, untouched: HostRights::all() })
+        Ok(Self { frames, chunks, pages, untouched: HostRights::all(), hole })
     }
 
     /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
@@ -160,7 +163,8 @@ impl Directory {
         }
         match (&self.chunks[gfn.chunk()], base) {
             (Some(chunk), _) => Some(chunk[gfn.place()]),
-            (None, Some(base)) => Some(base.0.directory.slot(gfn, None).unwrap_or(0)),
+            (None, Some(base)) => base.0.directory.slot(gfn, None),
+            (None, None) if self.hole.contains(&gfn.chunk()) => None,
             (None, None) => Some(0),
         }
     }
@@ -198,7 +202,19 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::MemorySize`] when the size is zero, no multiple of 4 KiB, or above [`MAX_BYTES`]; [`Error::NoHeap`].
     pub fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
-        Ok(Self { directory: Directory::new(frames, bytes)?, base: None, counts: PageCounts::default() })
+        Self::with_hole(frames, bytes, Gpa(0)..Gpa(0))
+    }
+
+    /// Makes memory like [`GuestMemory::new`], of which a part is outside memory, for devices to lie in.
+    ///
+    /// # Errors
+    /// As for [`GuestMemory::new`]; also when the hole does not begin and end at multiples of 2 MiB.
+    pub fn with_hole(frames: Frames, bytes: u64, hole: Range<Gpa>) -> Result<Self, Error> {
+        let chunk = |at: Gpa| {
+            if at.0.is_multiple_of(CHUNK_BYTES) { Ok((at.0 / CHUNK_BYTES) as usize) } else { Err(Error::MemorySize(at.0)) }
+        };
+        let directory = Directory::new(frames, bytes, chunk(hole.start)?..chunk(hole.end)?)?;
+        Ok(Self { directory, base: None, counts: PageCounts::default() })
     }
 
     /// Makes memory that starts as `base` is, sharing its frames until they are written.
@@ -206,7 +222,7 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::NoHeap`].
     pub fn over(base: &Base) -> Result<Self, Error> {
-        let mut directory = Directory::new(base.0.directory.frames, base.size())?;
+        let mut directory = Directory::new(base.0.directory.frames, base.size(), base.0.directory.hole.clone())?;
         directory.untouched = base.0.directory.untouched;
         Ok(Self { directory, base: Some(base.clone()), counts: PageCounts::default() })
     }
@@ -217,10 +233,12 @@ impl GuestMemory {
     /// [`Error::NoFrames`] or [`Error::NoHeap`] when the look-up structures cannot be completed.
     pub fn freeze(mut self) -> Result<Base, Error> {
         if self.base.is_some() {
-            for chunk in 0..self.directory.chunks.len() {
+            let hole = self.directory.hole.clone();
+            for chunk in (0..self.directory.chunks.len()).filter(|chunk| !hole.contains(chunk)) {
                 self.own_chunk(chunk)?;
             }
         }
+        let hole = core::mem::take(&mut self.directory.hole);
         let Directory { frames, pages, untouched, .. } = self.directory;
         let mut chunks = core::mem::take(&mut self.directory.chunks);
         for chunk in chunks.iter_mut().flatten() {
@@ -228,7 +246,7 @@ impl GuestMemory {
                 *slot = if *slot & SHARED != 0 { *slot & !OWNED } else { *slot | SHARED | OWNED };
             }
         }
-        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched }, _below: self.base.take() })))
+        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched, hole }, _below: self.base.take() })))
     }
 
     /// Sets what the host lets the guest do with the frames in a range that have been touched, before a virtual CPU has run.
@@ -439,6 +457,26 @@ mod tests {
     use crate::mem::arena::Arena;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_hole_is_outside_memory_also_in_what_is_made_over_it() {
+        let arena = Arena::leak(32);
+        let outside = |memory: &mut GuestMemory| {
+            for (at, inside) in
+                [(0, true), (2 * MIB - 4096, true), (2 * MIB, false), (6 * MIB - 4096, false), (6 * MIB, true), (8 * MIB, false)]
+            {
+                let found = memory.touch(Gpa(at).gfn(), Intent::Write).map(drop);
+                assert_eq!(found, if inside { Ok(()) } else { Err(Error::OutsideMemory(Gpa(at))) }, "{at:#x}");
+                assert_eq!(memory.load(Gpa(at)), inside.then_some(0));
+            }
+        };
+        let mut memory = GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(2 * MIB)..Gpa(6 * MIB)).unwrap();
+        outside(&mut memory);
+        let mut over = GuestMemory::over(&memory.freeze().unwrap()).unwrap();
+        outside(&mut over);
+        outside(&mut GuestMemory::over(&over.freeze().unwrap()).unwrap());
+        assert!(GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(MIB)..Gpa(6 * MIB)).is_err());
+    }
 
     #[test]
     fn memory_reads_zero_until_written_and_takes_frames_on_touch() {

@@ -2,6 +2,7 @@
 
 mod builder;
 mod image;
+mod kernel;
 mod layout;
 mod malformed;
 mod properties;
