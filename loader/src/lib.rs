@@ -49,6 +49,11 @@ pub use map::{LOW_RAM_MAX, MemoryMap, RangeKind};
 use plan::file_bytes;
 pub use plan::{PROGRAM_HEADERS_MAX, Plan, Region, Relocation, Rights, Segment};
 
+// The README's code, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 /// Size of a page, as an address.
 const PAGE: u64 = 4096;
 

@@ -149,8 +149,8 @@ fn position(value: u64, decades: u32) -> f64 {
     LEFT + (RIGHT - LEFT) * (value.max(1) as f64).log10() / f64::from(decades)
 }
 
-/// A number with commas between thousands.
-fn grouped(value: u64) -> String {
+/// Writes a number with commas between thousands.
+pub fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

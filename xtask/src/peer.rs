@@ -19,6 +19,7 @@ mod reference;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 pub use log::Figure;
 pub use reference::Deviation;
@@ -37,7 +38,7 @@ pub const HANDICAPS: [&str; 6] = [
 ];
 
 /// What was measured of the peer, by the names of its benchmarks.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Peer {
     /// The kernel whose KVM was measured.
     pub kernel: String,
@@ -55,6 +56,13 @@ impl Peer {
     /// Compares with the committed reference figures, the farthest first.
     pub fn deviations(&self) -> Vec<Deviation> {
         reference::deviations(self)
+    }
+
+    /// Leaves out the figures that nobody asks for and that have no reference.
+    pub fn retain(&mut self, asked: impl Fn(&str) -> bool) {
+        for column in [&mut self.floor, &mut self.npt0, &mut self.npt1] {
+            column.retain(|name, _| asked(name) || reference::names().any(|known| known == name));
+        }
     }
 
     /// Says in a line how well the figures agree with the committed reference.

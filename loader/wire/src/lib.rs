@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod bench;
 pub mod trace;
 
 use alloc::{borrow::Cow, string::String, vec::Vec};
@@ -55,7 +56,7 @@ pub struct Job<'a> {
     pub guests: Vec<Guest<'a>>,
     /// Benchmarks to run after the guests.
     #[serde(borrow)]
-    pub benchmark: Option<Benchmark<'a>>,
+    pub benchmark: Option<bench::Benchmark<'a>>,
 }
 
 /// A guest to run.
@@ -74,78 +75,6 @@ pub struct Guest<'a> {
     pub limit_ms: u64,
 }
 
-/// Benchmarks to run.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Benchmark<'a> {
-    /// Only rows whose name contains this.
-    pub filter: String,
-    /// The benchmark guest, an ELF file with a table of tests.
-    #[serde(borrow)]
-    pub guest: Cow<'a, [u8]>,
-    /// Images for cold starts.
-    #[serde(borrow)]
-    pub cold: Vec<ColdStart<'a>>,
-}
-
-/// An image whose cold start is measured.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ColdStart<'a> {
-    /// Name of the row.
-    pub row: String,
-    /// The ELF file's bytes; it exits with code 0 at once.
-    #[serde(borrow)]
-    pub image: Cow<'a, [u8]>,
-    /// Memory size in bytes.
-    pub memory: u64,
-}
-
-/// One row of figures.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// How many operations were measured.
-    pub operations: u64,
-    /// Ticks of the time stamp counter for one operation, without what measuring costs.
-    pub ticks: Summary,
-    /// What was done at the seam during all of them.
-    pub seam: Seam,
-}
-
-/// Figures of many measurements of one thing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Summary {
-    /// The smallest.
-    pub min: u64,
-    /// The middle one.
-    pub median: u64,
-    /// The mean, rounded down.
-    pub mean: u64,
-}
-
-/// What was done at the seam between hv and the processor. Control and debug registers, and the APIC, are not listed: the seam has no way to them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Seam {
-    /// World switches out of the guest.
-    pub exits: u64,
-    /// VMLOADs: two an exit.
-    pub vmloads: u64,
-    /// VMSAVEs: one an exit, one each time the embedder enters.
-    pub vmsaves: u64,
-    /// Flushes of an ASID, or of all.
-    pub asid_flushes: u64,
-    /// Flushes of one address.
-    pub address_flushes: u64,
-    /// Changes of the FPU registers' owner.
-    pub fpu_switches: u64,
-    /// MSRs written.
-    pub msr_writes: u64,
-    /// Pages filled with zeros.
-    pub pages_zeroed: u64,
-    /// Pages copied.
-    pub pages_copied: u64,
-}
-
 /// What the host program tells.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Report {
@@ -160,7 +89,7 @@ pub enum Report {
         tsc: u64,
     },
     /// A row of a benchmark.
-    Row(Row),
+    Row(bench::Row),
     /// A guest has ended; there is one such report per guest, in the order of the job.
     Ended {
         /// The guest's name.
@@ -232,7 +161,10 @@ pub fn decode_job(bytes: &[u8]) -> Result<Job<'_>, postcard::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        bench::{Benchmark, Frames, Loop, Measure, Register, Task},
+        *,
+    };
     use alloc::vec;
 
     #[test]
@@ -248,9 +180,19 @@ mod tests {
                 limit_ms: 500,
             }],
             benchmark: Some(Benchmark {
-                filter: "exit/".into(),
                 guest: vec![1, 2, 3].into(),
-                cold: vec![ColdStart { row: "cold".into(), image: vec![9].into(), memory: 4096 }],
+                tasks: vec![
+                    Task { row: "cold".into(), measure: Measure::ColdStart { image: vec![9].into(), memory: 4096 } },
+                    Task {
+                        row: "loop".into(),
+                        measure: Measure::Loop(Loop {
+                            test: "touch".into(),
+                            operations: 7,
+                            registers: vec![(Register::R11, 4096)].into(),
+                            frames: Frames::Absent,
+                        }),
+                    },
+                ],
             }),
         };
         let bytes = encode_job(&job).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::qemu::last_lines;
 
@@ -10,7 +11,7 @@ use crate::qemu::last_lines;
 const LAST_LINES: usize = 20;
 
 /// What an operation takes, in executed instructions.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// The least of all samples.
     pub min: u64,

@@ -11,15 +11,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo::Progress, setup};
+use crate::{cargo::Progress, qemu::COUNTING, setup};
 
 /// How long machines may run; two side by side take a minute or two on an idle machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// After how many figures there is a line about the progress.
 const PROGRESS_STEP: usize = 20;
-/// A Zen without ERMS and FSRM: with those, Linux clears and copies pages by REP STOSB and MOVSB, one counted instruction a byte.
-/// Without LA57 no table has five levels.
-const CPU: &str = "max,la57=off,erms=off,fsrm=off,family=23,model=49,stepping=0";
 /// What makes Linux's run the same every time, and KVM as fast as it gets.
 const LINUX_ARGS: &str = "console=ttyS0 nokaslr norandmaps random.trust_cpu=off mitigations=off tsc=reliable clocksource=tsc \
                           reboot=t panic=-1";
@@ -60,12 +57,8 @@ pub fn linux(kernel: &Path, initrd: &Path, paging: Paging) -> Vec<String> {
 
 /// What all machines have in common, then what this one has.
 fn args(own: &[&str]) -> Vec<String> {
-    let common = [
-        &["-accel", "tcg,thread=single", "-cpu", CPU, "-smp", "1"][..],
-        &["-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot"],
-        &["-rtc", "clock=vm,base=2024-01-01", "-seed", "1", "-icount", "shift=0,sleep=off"],
-    ];
-    common.concat().iter().chain(own).map(ToString::to_string).collect()
+    let console = ["-smp", "1", "-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot"];
+    COUNTING.iter().chain(&console).chain(own).map(ToString::to_string).collect()
 }
 
 /// Runs machines side by side to their ends and returns what each printed.
@@ -153,10 +146,10 @@ mod tests {
     fn linux_boots_as_when_the_reference_was_measured() {
         assert_eq!(
             linux(Path::new("vmlinuz"), Path::new("initrd.cpio"), Paging::Nested).join(" "),
-            "-accel tcg,thread=single -cpu max,la57=off,erms=off,fsrm=off,family=23,model=49,stepping=0 -smp 1 -display none \
-             -nodefaults -serial stdio -no-reboot -rtc clock=vm,base=2024-01-01 -seed 1 -icount shift=0,sleep=off -m 1G \
-             -kernel vmlinuz -initrd initrd.cpio -append console=ttyS0 nokaslr norandmaps random.trust_cpu=off mitigations=off \
-             tsc=reliable clocksource=tsc reboot=t panic=-1 bench.npt=1"
+            "-accel tcg,thread=single -cpu max,la57=off,erms=off,fsrm=off,family=23,model=49,stepping=0 \
+             -rtc clock=vm,base=2024-01-01 -seed 1 -icount shift=0,sleep=off -smp 1 -display none -nodefaults -serial stdio \
+             -no-reboot -m 1G -kernel vmlinuz -initrd initrd.cpio -append console=ttyS0 nokaslr norandmaps random.trust_cpu=off \
+             mitigations=off tsc=reliable clocksource=tsc reboot=t panic=-1 bench.npt=1"
         );
         assert!(linux(Path::new("k"), Path::new("i"), Paging::Shadow).last().unwrap().ends_with("bench.npt=0"));
     }

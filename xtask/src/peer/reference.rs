@@ -86,6 +86,11 @@ impl Deviation {
     }
 }
 
+/// Names of the figures that have a reference.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FLOOR.iter().map(|(name, _)| *name).chain(KVM.iter().map(|(name, ..)| *name))
+}
+
 /// Compares a run with the reference, the farthest first.
 pub fn deviations(peer: &Peer) -> Vec<Deviation> {
     let compare = |column, figures: &BTreeMap<String, Figure>, name, number, reference| {
