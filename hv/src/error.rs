@@ -19,6 +19,8 @@ pub enum Error {
     MemorySize(u64),
     /// The guest-physical address lies outside guest memory.
     OutsideMemory(Gpa),
+    /// The boxes of a call buffer overlap, are not 8-aligned, too small, too large, or not in guest memory.
+    CallBuffer,
 }
 
 /// Why SVM cannot be used.
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
                 "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"
             ),
             Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
+            Self::CallBuffer => f.write_str("the call buffer does not lie in guest memory as it must"),
         }
     }
 }

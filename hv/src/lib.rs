@@ -8,7 +8,7 @@
 //! |---|---|
 //! | values | [`plant`] (bugs for tests to turn on), [`addr`], [`error`], [`x86`] (the architecture), [`svm`] (the VMCB) |
 //! | machine | [`host`] (what an embedder gives), [`mem`] (frames, guest memory), [`hw`] (the seam to the processor), [`insn`] (instruction lengths), [`shadow`] (the shadow MMU) |
-//! | virtual CPU | [`apic`] (the local APIC), [`vcpu`] (state, events, ASIDs, the one call of VMRUN), [`exit`] (one file per exit) |
+//! | virtual CPU | [`apic`] (the local APIC), [`contract`] (call buffer and turns), [`vcpu`] (state, events, ASIDs, the one call of VMRUN), [`exit`] (one file per exit) |
 //! | virtual machine | [`vm`] |
 //!
 //! An embedder makes one [`Hypervisor`], enables each [`Cpu`], builds a [`Vm`] over prepared memory (the `loader` crate does, from an ELF file), and calls
@@ -26,6 +26,7 @@ extern crate std;
 
 pub mod addr;
 pub mod apic;
+pub mod contract;
 pub mod error;
 pub mod exit;
 pub mod host;

@@ -1,12 +1,15 @@
 //! A virtual machine: memory, shadow tables, one virtual CPU, and the loop that runs it.
 
+mod functions;
+
 use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
+    contract::{CallBuffer, Contract},
     error::Error,
     exit::{self, Context, Next, PortAccess, Stop},
     hw::Hw,
     mem::{GuestMemory, PageCounts},
-    shadow::{Access, Paging, ShadowMmu, translate},
+    shadow::{Access, Kind, Paging, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
 use alloc::sync::Arc;
@@ -17,11 +20,21 @@ pub struct Vm {
     memory: GuestMemory,
     mmu: ShadowMmu,
     vcpu: Vcpu,
+    contract: Contract,
 }
 
 /// A guest-virtual address that the guest itself could not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unreadable(pub Gva);
+
+/// Why guest memory was not written by the guest's tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteError {
+    /// The guest itself could not write this address.
+    Unwritable(Gva),
+    /// hv failed.
+    Hv(Error),
+}
 
 impl Vm {
     /// Makes a VM over prepared memory, which begins at `entry`.
@@ -33,7 +46,12 @@ impl Vm {
         let paging = Paging::long(entry.cr3);
         let mmu = ShadowMmu::new(frames, &memory, &paging)?;
         let vcpu = Vcpu::new(frames, entry, mmu.root())?;
-        Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu })
+        Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu, contract: Contract::default() })
+    }
+
+    /// Gives the guest a call buffer, which its boot information block names too.
+    pub const fn set_call_buffer(&mut self, buffer: CallBuffer) {
+        self.contract.set_buffer(buffer);
     }
 
     /// Runs the guest until the embedder must take over, or is asked for by the CPU's [`crate::Kick`]. The host's interrupts are on while the guest runs, and on when this returns.
@@ -41,8 +59,8 @@ impl Vm {
         self.vcpu.arrive(cpu);
         loop {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
-            let Self { hypervisor, memory, mmu, vcpu } = self;
-            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, hypervisor }) {
+            let Self { hypervisor, memory, mmu, vcpu, contract } = self;
+            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, hypervisor }) {
                 return stop;
             }
             if cpu.is_kicked() {
@@ -82,6 +100,25 @@ impl Vm {
         Ok(())
     }
 
+    /// Writes guest memory by the guest's own tables, as the guest's kernel would, but leaves accessed and dirty bits as they are.
+    ///
+    /// # Errors
+    /// The first address that the guest could not write, or what hv lacks; the bytes before it were written.
+    pub fn write(&mut self, start: Gva, mut bytes: &[u8]) -> Result<(), WriteError> {
+        let mut at = start;
+        while !bytes.is_empty() {
+            let found = translate(&self.memory, &self.vcpu.paging(), at, Access { kind: Kind::Write, ..Access::READ });
+            let found = found.ok().filter(|_| is_canonical(at)).ok_or(WriteError::Unwritable(at))?;
+            let (now, rest) = bytes.split_at(bytes.len().min(PAGE_SIZE - at.page_offset()));
+            self.write_physical(found.gpa, now).map_err(|error| match error {
+                Error::OutsideMemory(_) => WriteError::Unwritable(at),
+                other => WriteError::Hv(other),
+            })?;
+            (bytes, at) = (rest, at.wrapping_add(now.len() as u64));
+        }
+        Ok(())
+    }
+
     /// Writes guest memory by guest-physical address.
     ///
     /// # Errors
@@ -97,6 +134,11 @@ impl Vm {
             written += count;
         }
         Ok(())
+    }
+
+    /// What the contract keeps for the guest.
+    pub const fn contract(&self) -> &Contract {
+        &self.contract
     }
 
     /// The guest's memory.

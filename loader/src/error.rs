@@ -69,12 +69,24 @@ pub enum LoadError {
         /// What is wrong.
         fault: RelocationFault,
     },
-    /// Image, stack and page tables do not fit in guest memory.
+    /// Image, files, call buffer, stack and page tables do not fit in guest memory.
     NoRoom {
         /// Bytes that they need.
         needed: u64,
         /// Size of guest memory in bytes.
         memory: u64,
+    },
+    /// A file that the guest is to be given cannot be.
+    File {
+        /// Its index.
+        index: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The boxes of the call buffer cannot have this size.
+    BoxSize {
+        /// The size in bytes.
+        bytes: u64,
     },
     /// The host has no memory left for the loader's own lists.
     OutOfMemory,
@@ -144,6 +156,11 @@ pub enum HeaderFault {
         /// First address that is free.
         free: u64,
     },
+    /// It asks for a stack larger than there may be.
+    StackTooLarge {
+        /// `p_memsz`.
+        memory_bytes: u64,
+    },
     /// It is a read-only-after-relocation range that is not inside one writable segment.
     NotWritable {
         /// First address, where it would be loaded.
@@ -207,8 +224,14 @@ impl fmt::Display for LoadError {
             }
             Self::Relocation { index, offset, fault } => write!(f, "relocation {index} (offset {offset:#x}): {fault}"),
             Self::NoRoom { needed, memory } => {
-                write!(f, "image, stack and page tables need {needed} bytes of memory, the guest has {memory}")
+                write!(f, "image, files, stack and page tables need {needed} bytes of memory, the guest has {memory}")
             }
+            Self::File { index, reason } => write!(f, "file {index}: {reason}"),
+            Self::BoxSize { bytes } => write!(
+                f,
+                "boxes of {bytes} bytes: must be 0, or a multiple of 4096 of at most {} bytes",
+                hv_abi::function::BOX_MAX_BYTES
+            ),
             Self::OutOfMemory => write!(f, "the host has no memory left"),
             Self::Memory(error) => error.fmt(f),
             Self::Kernel(fault) => fault.fmt(f),
@@ -239,6 +262,9 @@ impl fmt::Display for HeaderFault {
             Self::TooHigh { end, memory } => write!(f, "ends at {end:#x}, guest memory at {memory:#x}"),
             Self::Overlap { start, free } => {
                 write!(f, "begins at {start:#x}, in or below the pages of the segment before it, which end at {free:#x}")
+            }
+            Self::StackTooLarge { memory_bytes } => {
+                write!(f, "asks for a stack of {memory_bytes} bytes, more than {}", hv_abi::boot::STACK_MAX_BYTES)
             }
             Self::NotWritable { start, end } => write!(f, "{start:#x} to {end:#x} is not inside one writable segment"),
             Self::Repeated => write!(f, "there is more than one of this type"),

@@ -12,7 +12,8 @@
 //! | `elf` | reads ELF structures (System V ABI, AMD64 supplement), bounded |
 //! | `dynamic` | finds the relocations in the dynamic section |
 //! | `plan` | checks them and decides addresses and rights |
-//! | `layout` | places stack, tables and free memory (`hv_abi::boot`) |
+//! | `files` | places the files that a guest is given |
+//! | `layout` | places call buffer, stack, tables and free memory (`hv_abi::boot`) |
 //! | `tables` | builds 4-level page tables |
 //! | `image` | fills guest memory and makes VMs |
 //! | `kernel`, `kernel_fault` | a foreign kernel, what it is given, and what can be wrong with both |
@@ -27,6 +28,7 @@ extern crate alloc;
 mod dynamic;
 mod elf;
 mod error;
+mod files;
 mod image;
 mod kernel;
 mod kernel_fault;
@@ -41,10 +43,11 @@ mod tables;
 
 pub use dynamic::RELOCATIONS_MAX;
 pub use error::{HeaderFault, LoadError, RelocationFault};
-pub use image::{Image, SpawnError};
+pub use files::{File, Files};
+pub use image::{Image, SpawnError, Start, TextFault};
 pub use kernel::{COMMAND_LINE_MAX, Entry, Given, Kernel, MODULES_MAX, Module, Piece, Protocol, RawAt};
 pub use kernel_fault::KernelFault;
-pub use layout::{Layout, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES};
+pub use layout::{Extras, Layout, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES};
 pub use map::{LOW_RAM_MAX, MemoryMap, RangeKind};
 use plan::file_bytes;
 pub use plan::{PROGRAM_HEADERS_MAX, Plan, Region, Relocation, Rights, Segment};

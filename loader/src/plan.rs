@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use goblin::elf::dynamic::DT_RELA;
 use goblin::elf::header::ET_EXEC;
-use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_INTERP, PT_LOAD, PT_TLS};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_GNU_STACK, PT_INTERP, PT_LOAD, PT_TLS};
 use goblin::elf::reloc::R_X86_64_RELATIVE;
 use goblin::elf64::{header::Header, program_header::ProgramHeader, reloc};
-use hv_abi::boot::IMAGE_MIN_ADDRESS;
+use hv_abi::boot::{IMAGE_MIN_ADDRESS, STACK_BYTES, STACK_MAX_BYTES};
 
 /// Most program headers that a file may have.
 pub const PROGRAM_HEADERS_MAX: u16 = 64;
@@ -67,6 +67,7 @@ pub struct Plan<'a> {
     entry: u64,
     segments: Vec<Segment<'a>>,
     relro: Range<u64>,
+    stack_bytes: u64,
     relocations: &'a [u8],
 }
 
@@ -87,6 +88,7 @@ impl<'a> Plan<'a> {
             entry: 0,
             segments: Vec::new(),
             relro: 0..0,
+            stack_bytes: STACK_BYTES,
             relocations: &[],
         };
         plan.segments.try_reserve_exact(header.e_phnum.into()).map_err(|_| LoadError::OutOfMemory)?;
@@ -104,6 +106,11 @@ impl<'a> Plan<'a> {
     /// Size of the guest's memory in bytes.
     pub fn memory_size(&self) -> u64 {
         self.memory_bytes
+    }
+
+    /// Size of the stack in bytes: whole pages.
+    pub fn stack_bytes(&self) -> u64 {
+        self.stack_bytes
     }
 
     /// Where the guest begins.
@@ -190,6 +197,7 @@ impl<'a> Plan<'a> {
                 PT_INTERP => Err(HeaderFault::Unsupported),
                 PT_TLS if header.p_memsz > 0 => Err(HeaderFault::Unsupported),
                 PT_GNU_RELRO => self.set_relro(&header),
+                PT_GNU_STACK => self.set_stack(&header),
                 PT_DYNAMIC if dynamic.is_some() => Err(HeaderFault::Repeated),
                 PT_DYNAMIC => file_bytes(bytes, &header).map(|section| dynamic = Some(section)),
                 _ => Ok(()),
@@ -221,6 +229,16 @@ impl<'a> Plan<'a> {
             return Err(HeaderFault::NotWritable { start, end });
         }
         self.relro = pages;
+        Ok(())
+    }
+
+    /// Takes the size of the stack, which linkers write here (`-z stack-size`); 0 is the usual one.
+    fn set_stack(&mut self, header: &ProgramHeader) -> Result<(), HeaderFault> {
+        match header.p_memsz {
+            0 => {}
+            bytes if bytes > STACK_MAX_BYTES => return Err(HeaderFault::StackTooLarge { memory_bytes: bytes }),
+            bytes => self.stack_bytes = bytes.next_multiple_of(PAGE),
+        }
         Ok(())
     }
 

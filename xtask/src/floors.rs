@@ -26,8 +26,8 @@ const PACKAGES: [(&str, &[&str]); 10] = [
 ];
 
 /// The modules of hv: each may import those before it. `lib.rs` stands above all of them; tests may import anything.
-const MODULES: [&str; 14] =
-    ["plant", "addr", "error", "x86", "svm", "host", "mem", "hw", "insn", "shadow", "apic", "vcpu", "exit", "vm"];
+const MODULES: [&str; 15] =
+    ["plant", "addr", "error", "x86", "svm", "host", "mem", "hw", "insn", "shadow", "apic", "contract", "vcpu", "exit", "vm"];
 
 /// Returns a line for each import that goes up.
 ///

@@ -1,10 +1,10 @@
 //! How a guest recognises the platform: the hypervisor leaves of CPUID (APM vol. 3, appendix E.3.9 reserves them).
 
-use crate::{Version, call, msr};
+use crate::{Features, Version, call, msr};
 
 /// Leaf 4000_0000h: EAX = highest hypervisor leaf, EBX:ECX:EDX = [`SIGNATURE`].
 pub const LEAF_SIGNATURE: u32 = 0x4000_0000;
-/// Leaf 4000_0001h: EAX = version ([`Version::encode`]), EBX = features (0 in this version), ECX = doorbell port, EDX = first MSR.
+/// Leaf 4000_0001h: EAX = version ([`Version::encode`]), EBX = what the host can offer ([`Features`]), ECX = doorbell port, EDX = first MSR.
 pub const LEAF_CONTRACT: u32 = 0x4000_0001;
 /// The twelve ASCII bytes of the signature, in the order EBX, ECX, EDX, low byte first.
 pub const SIGNATURE: [u8; 12] = *b"hv unikernel";
@@ -16,7 +16,7 @@ pub const fn leaf(number: u32) -> Option<[u32; 4]> {
     }
     match number {
         LEAF_SIGNATURE => Some([LEAF_CONTRACT, word(0), word(4), word(8)]),
-        LEAF_CONTRACT => Some([Version::CURRENT.encode(), 0, call::DOORBELL_PORT as u32, msr::FIRST]),
+        LEAF_CONTRACT => Some([Version::CURRENT.encode(), Features::ALL.encode(), call::DOORBELL_PORT as u32, msr::FIRST]),
         _ => None,
     }
 }

@@ -6,10 +6,14 @@ use crate::{
     hw::{RDI, RSI},
     insn::Opcode,
 };
-use hv_abi::call::{CONSOLE_MAX_BYTES, Number, Status, Stream};
+use hv_abi::{
+    call::{Call, Status},
+    function::Kind,
+};
 
-/// Encoding of R8.
+/// Encodings of R8 and R9.
 const R8: usize = 8;
+const R9: usize = 9;
 
 /// A range of guest-virtual addresses that a guest named; nothing is known of it but that it is not too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,26 +31,42 @@ pub struct PanicAt(pub Gva);
 /// Serves a call; RIP is behind the OUT already.
 #[inline]
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    let vcpu = &mut *context.vcpu;
-    let registers = vcpu.registers().0;
-    let status = match Number::from_raw(vcpu.rax() as u32) {
-        Some(Number::Nop) => {
-            vcpu.set_rax(0);
-            return Next::Continue(());
+    let registers = &context.vcpu.registers().0;
+    let arguments = [registers[RDI], registers[RSI], registers[R8], registers[R9]];
+    match Call::decode(context.vcpu.rax() as u32, arguments) {
+        Ok(Call::Nop) => {
+            context.vcpu.set_rax(0);
+            Next::Continue(())
         }
-        Some(Number::ConsoleWrite) => match Stream::from_raw(registers[R8]) {
-            None => Status::BadArgument,
-            Some(_) if registers[RSI] > CONSOLE_MAX_BYTES => Status::TooLarge,
-            Some(stream) => {
-                let bytes = GuestBytes { start: Gva(registers[RDI]), len: registers[RSI] as usize };
-                return Next::Break(Stop::Console { stream, bytes });
-            }
+        Ok(call) => leave(context, call),
+        Err(status) => answer(context, status),
+    }
+}
+
+/// Hands a call to the embedder, unless it is out of place.
+fn leave(context: &mut Context<'_>, call: Call) -> Next {
+    let bytes = |address, len| GuestBytes { start: Gva(address), len: len as usize };
+    Next::Break(match call {
+        Call::Nop => return Next::Continue(()),
+        Call::ConsoleWrite { address, len, stream } => Stop::Console { stream, bytes: bytes(address, len) },
+        Call::Exit { code } => Stop::Exit(code),
+        Call::Panic { report } => Stop::Panic(PanicAt(Gva(report))),
+        Call::ConsoleRead { address, len } => Stop::Read(bytes(address, len)),
+        Call::Sleep { until } => Stop::Sleep { until },
+        Call::Serve { answer: given } => match context.contract.serve(given) {
+            Ok(()) if given.kind == Kind::Ready => Stop::Ready,
+            Ok(()) => Stop::Answered(given),
+            Err(status) => return answer(context, status),
         },
-        Some(Number::Exit) => return Next::Break(Stop::Exit(registers[RDI] as i32)),
-        Some(Number::Panic) => return Next::Break(Stop::Panic(PanicAt(Gva(registers[RDI])))),
-        None => Status::UnknownCall,
-    };
-    vcpu.set_rax(status.encode());
+        Call::HostCall { function, len } => match context.contract.host_call(len) {
+            Ok(()) => Stop::HostCall { function, len: len as usize },
+            Err(status) => return answer(context, status),
+        },
+    })
+}
+
+fn answer(context: &mut Context<'_>, status: Status) -> Next {
+    context.vcpu.set_rax(status.encode());
     Next::Continue(())
 }
 

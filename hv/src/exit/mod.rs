@@ -19,6 +19,7 @@ pub use stop::{Cause, Stop, Unhandled};
 use core::ops::ControlFlow;
 
 use crate::{
+    contract::Contract,
     insn::Opcode,
     mem::GuestMemory,
     shadow::ShadowMmu,
@@ -65,6 +66,8 @@ pub struct Context<'a> {
     pub mmu: &'a mut ShadowMmu,
     /// Its VM's memory.
     pub memory: &'a mut GuestMemory,
+    /// What the contract keeps for its VM.
+    pub contract: &'a mut Contract,
     /// What all VMs share.
     pub hypervisor: &'a Hypervisor,
 }

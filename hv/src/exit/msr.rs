@@ -7,7 +7,7 @@ use crate::{
     vcpu::Vcpu,
     x86::{Exception, msr},
 };
-use hv_abi::{Version, msr::Register};
+use hv_abi::{Features, Version, msr::Register};
 
 /// Which of the two it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ fn wrmsr(context: &mut Context<'_>) -> Next {
     };
     let registers = context.vcpu.registers().0;
     let value = registers[RDX] << 32 | context.vcpu.rax() & 0xffff_ffff;
-    match write(context.vcpu, registers[RCX] as u32, value) {
+    match write(context, registers[RCX] as u32, value) {
         Some(()) => context.skip_to(next),
         None => context.inject(Exception::GP0),
     }
@@ -79,12 +79,25 @@ fn read(context: &Context<'_>, index: u32) -> Option<u64> {
             Register::AbiVersion => Version::CURRENT.encode().into(),
             Register::MemorySize => context.memory.size(),
             Register::TscHertz => context.hypervisor.platform().tsc_hertz,
+            Register::Features => Features::ALL.encode().into(),
+            Register::HeapBytes => context.contract.heap.bytes,
+            Register::HeapPeakBytes => context.contract.heap.peak_bytes,
         }),
     }
 }
 
+fn write(context: &mut Context<'_>, index: u32, value: u64) -> Option<()> {
+    match Register::from_index(index) {
+        Some(Register::HeapBytes) => context.contract.heap.bytes = value,
+        Some(Register::HeapPeakBytes) => context.contract.heap.peak_bytes = value,
+        Some(_) => return None,
+        None => return write_saved(context.vcpu, index, value),
+    }
+    Some(())
+}
+
 /// Writes a register that VMLOAD carries to the processor; non-canonical addresses do not get there (APM vol. 2, 1.1.3).
-fn write(vcpu: &mut Vcpu, index: u32, value: u64) -> Option<()> {
+fn write_saved(vcpu: &mut Vcpu, index: u32, value: u64) -> Option<()> {
     let canonical = ((value << 16) as i64 >> 16) as u64 == value;
     let save = vcpu.save_mut();
     match index {

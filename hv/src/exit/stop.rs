@@ -10,7 +10,7 @@ use crate::{
     x86::{Exception, PageFaultCode, Vector},
 };
 use core::fmt;
-use hv_abi::call::Stream;
+use hv_abi::{call::Stream, function::Answer};
 
 /// Why `run` returned to the embedder.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +22,24 @@ pub enum Stop {
         stream: Stream,
         /// Where the bytes are.
         bytes: GuestBytes,
+    },
+    /// The guest reads its input. The embedder writes at least a byte, or none at the input's end, then answers the call with how many there were, or with a status.
+    Read(GuestBytes),
+    /// The guest waits until its time stamp counter reads this, or for less. The embedder answers the call with 0, or with 1 where that is not reached.
+    Sleep {
+        /// The time stamp; any number at all.
+        until: u64,
+    },
+    /// The guest is ready for its first request ([`crate::Vm::request`]).
+    Ready,
+    /// The guest answered the last request, and is ready for the next ([`crate::Vm::request`]); the payload is in its outbox ([`crate::Vm::read_outbox`]).
+    Answered(Answer),
+    /// The guest calls a function of the host; the embedder reads its outbox ([`crate::Vm::read_outbox`]) and responds ([`crate::Vm::respond`]).
+    HostCall {
+        /// `hv_abi::function::id` of its name.
+        function: u64,
+        /// Length of the request in bytes.
+        len: usize,
     },
     /// The guest is done; its exit code.
     Exit(i32),
@@ -125,6 +143,11 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Console { bytes, .. } => write!(f, "writes {} bytes to its console", bytes.len),
+            Self::Read(bytes) => write!(f, "reads {} bytes of its input", bytes.len),
+            Self::Sleep { until } => write!(f, "sleeps until time stamp {until}"),
+            Self::Ready => f.write_str("ready for its first request"),
+            Self::Answered(answer) => write!(f, "answers a request: {:?}, {} bytes", answer.kind, answer.len),
+            Self::HostCall { function, len } => write!(f, "calls function {function:#x} of the host with {len} bytes"),
             Self::Exit(code) => write!(f, "exit with code {code}"),
             Self::Panic(_) => f.write_str("panic"),
             Self::Io { access, .. } => {

@@ -13,7 +13,7 @@ use hv::{
     mem::{self, GuestMemory, Intent, Page},
     svm::Vmcb,
 };
-use loader::Image;
+use loader::{Image, Start};
 use wire::{
     Report,
     bench::{Benchmark, Frames, Loop, Measure, Register, Row, Seam, Summary, Task, layout},
@@ -80,8 +80,10 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// A VM with the test pages mapped, about to run "warm", which touches the pages for the samples.
     fn vm(&self, frames: Frames) -> Result<Vm, Error> {
-        let mut memory =
-            self.image.memory(&[]).unwrap_or_else(|error| report::fail(format_args!("the benchmark guest is refused: {error}")));
+        let mut memory = self
+            .image
+            .memory(&Start::default())
+            .unwrap_or_else(|error| report::fail(format_args!("the benchmark guest is refused: {error}")));
         let entry = self.image.entry();
         map_test_pages(&mut memory, entry.cr3)?;
         let fill = |memory: &mut GuestMemory, from: u64, to: u64| {
@@ -147,7 +149,9 @@ fn cold_start(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<Processor>, image: &[u
     for _ in 0..COLD_STARTS {
         let before = cpu_seam(cpu);
         let start = clock::now();
-        let mut vm = image.spawn(hypervisor, &["cold"]).unwrap_or_else(|error| report::fail(format_args!("cold start: {error}")));
+        let mut vm = image
+            .spawn(hypervisor, &Start::new(&["cold"]))
+            .unwrap_or_else(|error| report::fail(format_args!("cold start: {error}")));
         let stop = vm.run(cpu);
         samples.push(clock::now() - start);
         if stop != Stop::Exit(0) {

@@ -11,7 +11,7 @@ use core::iter;
 use host::record::Worker;
 use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, exit::GuestBytes, hw::RealCpu};
 use hv_abi::call::{Status, Stream};
-use loader::Image;
+use loader::{Image, Start};
 use wire::{End, Guest, Job, Report};
 
 use crate::{
@@ -78,7 +78,7 @@ impl Embedder {
             Err(error) => return (End::Refused(error.to_string()), 0),
         };
         let args: Vec<&str> = iter::once(&guest.name).chain(&guest.args).map(String::as_str).collect();
-        let mut vm = match image.spawn(&self.hypervisor, &args) {
+        let mut vm = match image.spawn(&self.hypervisor, &Start::new(&args)) {
             Ok(vm) => vm,
             Err(error) => return (End::Refused(error.to_string()), 0),
         };
@@ -99,6 +99,7 @@ impl Embedder {
             self.cpu.hw().turn(Worker::Embedder);
             match stop {
                 Stop::Console { stream, bytes } => self.write(vm, stream, bytes),
+                Stop::Read(_) | Stop::Sleep { .. } => vm.answer(Status::Unsupported.encode()),
                 Stop::Interrupted => {}
                 Stop::Exit(code) => return End::Exit(code),
                 Stop::Panic(report) => return guest_panic::read(vm, report),

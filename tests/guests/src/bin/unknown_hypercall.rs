@@ -74,5 +74,5 @@ fn leaves() {
     }
     // Bit 31 of ECX of leaf 1: runs under a hypervisor.
     assert_eq!(__cpuid(1).ecx >> 31, 1);
-    assert_eq!(boot::ARGS_ADDRESS, boot::INFO_ADDRESS + size_of::<BootInfo>() as u64);
+    assert_eq!(boot::RUN_ADDRESS, boot::INFO_ADDRESS + size_of::<BootInfo>() as u64);
 }
