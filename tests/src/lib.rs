@@ -85,7 +85,8 @@ impl Boot {
     /// Adds a guest with an image that may be anything.
     pub fn image(self, name: &str, image: Vec<u8>, args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
-        self.guest(Guest { name: name.to_owned(), image: image.into(), args, memory: MEMORY_BYTES, limit_ms: GUEST_LIMIT_MS })
+        let (name, image) = (name.to_owned(), image.into());
+        self.guest(Guest { name, image, args, memory: MEMORY_BYTES, limit_ms: GUEST_LIMIT_MS, ..Guest::default() })
     }
 
     /// Adds a guest.
@@ -142,9 +143,14 @@ impl Outcome {
         ends.nth(number).unwrap_or_else(|| panic!("no report tells how guest {number} ended"))
     }
 
+    /// Tells whether the host said that it carried the job out; if not, what happened instead.
+    pub fn failure(&self) -> Option<String> {
+        self.booted.failure()
+    }
+
     /// Returns what is wrong whatever the guests did: the host must end well, report every guest, and lose no frame.
     pub fn unsound(&self) -> Option<String> {
-        if let Some(failure) = self.booted.failure() {
+        if let Some(failure) = self.failure() {
             return Some(failure);
         }
         let mut ended = Vec::new();

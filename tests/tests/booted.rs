@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::{Boot, Outcome, guest_elf};
-use wire::{End, Report};
+use wire::{Disturb, End, Report};
 use xtask::{
     boot::Platform,
     qemu::{Board, Clock},
@@ -22,7 +22,7 @@ const DIGEST_OF_PATTERN: &str = "a117210941a0b00dcb2d8577e680d84b6fa0eaf760d2afc
 const FIRST_BYTE_MAX_INSTRUCTIONS: u64 = 30_000_000;
 
 fn main() {
-    let cases = [apps(), machines(), faults(), refusals(), limits()];
+    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state()];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }
 
@@ -178,6 +178,48 @@ fn limits() -> Vec<Trial> {
         assert_eq!(*outcome.end(0), End::TimedOut);
         assert_eq!(*outcome.end(1), End::Exit(0));
     })]
+}
+
+/// Guests whose TR and GS point at hostile memory while interrupts come.
+fn host_state() -> Vec<Trial> {
+    let counting = Platform { clock: Clock::Instructions, ..Platform::default() };
+    let boot = move |disturb| {
+        let boot = Boot::new().on(counting).program("hostile_segments", &[]).with(|guest| {
+            guest.memory = 64 << 20;
+            guest.disturb = disturb;
+        });
+        boot.program("hello", &[])
+    };
+    vec![
+        case(
+            "the_host_keeps_its_stacks",
+            move || boot(Disturb::WithInterrupts),
+            |outcome| {
+                assert_eq!(*outcome.end(0), End::Exit(0));
+                assert_eq!(*outcome.end(1), End::Exit(0));
+                // Each of 55 bases is used for 2.5 million instructions; a million of them pass between two ticks.
+                let (ticks, nmis) = interrupts(&outcome.log);
+                assert!(ticks >= 110 && nmis >= 55, "{ticks} ticks, {nmis} NMIs");
+            },
+        ),
+        Trial::test("booted::a_host_that_forgets_its_state_is_found_out", move || {
+            let outcome = boot(Disturb::AndForgetHostState).run()?;
+            match outcome.failure() {
+                Some(_) => Ok(()),
+                None => Err(Failed::from(format!("the host survived{}", outcome.story()))),
+            }
+        }),
+    ]
+}
+
+/// How many timer interrupts and NMIs the host says it had.
+fn interrupts(log: &str) -> (u64, u64) {
+    let before = |what: &str| {
+        let (before, _) = log.split_once(what)?;
+        before.rsplit(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+    };
+    let (ticks, nmis) = (before(" timer interrupts"), before(" non-maskable ones"));
+    ticks.zip(nmis).unwrap_or_else(|| panic!("the log does not tell: {log}"))
 }
 
 /// Makes a case.

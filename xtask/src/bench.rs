@@ -178,7 +178,7 @@ fn task(row: &Row, measure: Measure<'static>) -> Task<'static> {
 /// Boots an app; returns the count of instructions when it wrote its first byte.
 fn first_byte(app: &str, host: &Path) -> Result<u64> {
     let image = program("apps", app)?.into();
-    let guest = Guest { name: app.to_owned(), image, args: Vec::new(), memory: APP_MEMORY, limit_ms: 0 };
+    let guest = Guest { name: app.to_owned(), image, memory: APP_MEMORY, ..Guest::default() };
     let reports = carry_out(host, Job { guests: vec![guest], ..Job::default() })?;
     let first = reports.iter().find_map(|report| if let Report::FirstByte { tsc } = report { Some(*tsc) } else { None });
     first.with_context(|| format!("{app} wrote nothing"))

@@ -141,13 +141,7 @@ mod tests {
     use wire::{Guest, Verbosity};
 
     fn job(guests: &[(usize, u64)]) -> Job<'_> {
-        let guest = |&(image, memory): &(usize, u64)| Guest {
-            name: String::new(),
-            image: vec![0; image].into(),
-            args: Vec::new(),
-            memory,
-            limit_ms: 0,
-        };
+        let guest = |&(image, memory): &(usize, u64)| Guest { image: vec![0; image].into(), memory, ..Guest::default() };
         Job { verbosity: Verbosity::Warn, guests: guests.iter().map(guest).collect(), ..Job::default() }
     }
 

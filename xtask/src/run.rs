@@ -134,6 +134,7 @@ pub fn run(options: &Options) -> Result<u8> {
         args: options.args.clone(),
         memory: options.mem,
         limit_ms: seconds * 1000,
+        ..Guest::default()
     };
     let job = Job { verbosity: options.verbosity(), guests: vec![guest], ..Job::default() };
     let boot = Boot::start(platform, &kernel, job, Box::new(io::stdout()), Box::new(io::stderr()))?;

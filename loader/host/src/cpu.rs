@@ -69,6 +69,15 @@ impl PerCpu {
     }
 }
 
+impl PerCpu {
+    /// Tells whether something lies on the stack that the processor switches to for this.
+    pub(crate) fn is_on_stack<T>(&self, thing: &T, ist: Ist) -> bool {
+        let stack = &self.stacks[ist as usize];
+        let address = VirtAddr::from_ptr(thing);
+        (VirtAddr::from_ptr(&raw const stack.body)..stack.top()).contains(&address)
+    }
+}
+
 /// The stacks that the processor switches to by itself (APM vol. 2, 8.9.4), by their index in the TSS.
 ///
 /// Each interrupts code on any of the others, hence one for each.

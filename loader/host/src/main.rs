@@ -10,6 +10,7 @@
 //! | [`run`], [`guest_panic`] | the embedder of hv |
 //! | [`watch`], `trace` | the processor, and one that records exits (feature `trace`) |
 //! | [`bench`] | what its paths cost |
+//! | [`disturb`] | interrupts at the worst of moments, for tests |
 #![no_std]
 #![no_main]
 
@@ -20,6 +21,7 @@ mod bench;
 mod boot;
 mod clock;
 mod cpu;
+mod disturb;
 mod guest_panic;
 mod heap;
 mod logger;

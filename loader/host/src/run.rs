@@ -12,10 +12,10 @@ use host::record::Worker;
 use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, exit::GuestBytes, hw::RealCpu};
 use hv_abi::call::{Status, Stream};
 use loader::{Image, Start};
-use wire::{End, Guest, Job, Report};
+use wire::{Disturb, End, Guest, Job, Report};
 
 use crate::{
-    apic, bench, clock, cpu, guest_panic,
+    apic, bench, clock, cpu, disturb, guest_panic,
     memory::FRAMES,
     report,
     serial::Serial,
@@ -86,16 +86,26 @@ impl Embedder {
             0 => u64::MAX,
             limit => clock::now().saturating_add(limit.saturating_mul(self.tsc_hertz / 1000)),
         };
-        apic::arm(deadline);
-        let end = self.drive(&mut vm, deadline);
+        let end = match guest.disturb {
+            Disturb::Not => {
+                apic::arm(deadline);
+                self.drive(&mut vm, deadline, |vm, cpu| vm.run(cpu))
+            }
+            Disturb::WithInterrupts | Disturb::AndForgetHostState => {
+                // A deadline that has passed makes the timer come again and again.
+                apic::arm(clock::now());
+                let mut disturbed = disturb::Run::new(guest.disturb);
+                self.drive(&mut vm, deadline, |vm, cpu| disturbed.run(vm, cpu))
+            }
+        };
         apic::disarm();
         (end, vm.vcpu().exits())
     }
 
-    fn drive(&mut self, vm: &mut Vm, deadline: u64) -> End {
+    fn drive(&mut self, vm: &mut Vm, deadline: u64, mut run: impl FnMut(&mut Vm, &mut Cpu<Processor>) -> Stop) -> End {
         while clock::now() < deadline {
             self.cpu.hw().turn(Worker::Hv);
-            let stop = vm.run(&mut self.cpu);
+            let stop = run(vm, &mut self.cpu);
             self.cpu.hw().turn(Worker::Embedder);
             match stop {
                 Stop::Console { stream, bytes } => self.write(vm, stream, bytes),

@@ -100,10 +100,19 @@ struct Frame {
 
 extern "sysv64" fn trap(frame: &Frame) {
     match frame.vector {
-        NMI => _ = cpu::local().nmis.fetch_add(1, Relaxed),
+        NMI => on_nmi(frame),
         vector if vector == u64::from(TIMER) => apic::on_timer(),
         vector if vector == u64::from(SPURIOUS) => {}
         _ => report::fail(format_args!("{frame}")),
+    }
+}
+
+/// Counts a non-maskable interrupt. It comes whatever the host is doing, so it shows whether TR and GS are the host's at all times.
+fn on_nmi(frame: &Frame) {
+    let cpu = cpu::local();
+    cpu.nmis.fetch_add(1, Relaxed);
+    if !cpu.is_on_stack(frame, Ist::Nmi) {
+        report::fail(format_args!("a non-maskable interrupt was taken on a stack at {:p} that is not for it", frame));
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Job<'a> {
 }
 
 /// A guest to run.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Guest<'a> {
     /// Its name, the first of its arguments.
     pub name: String,
@@ -73,6 +73,20 @@ pub struct Guest<'a> {
     pub memory: u64,
     /// Longest time it may run, in milliseconds; 0 is no limit.
     pub limit_ms: u64,
+    /// Whether the host has interrupts come while it runs.
+    pub disturb: Disturb,
+}
+
+/// Whether the host has interrupts come while a guest runs: for tests of what the host restores behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Disturb {
+    /// Only those that it needs itself.
+    #[default]
+    Not,
+    /// Ticks of its timer all the time, and an NMI that waits at every second entry.
+    WithInterrupts,
+    /// The same, and a planted bug: the host takes an NMI with the state that the guest left in the processor. It cannot survive that.
+    AndForgetHostState,
 }
 
 /// What the host program tells.
@@ -178,6 +192,7 @@ mod tests {
                 args: vec!["a b".into(), String::new()],
                 memory: 16 << 20,
                 limit_ms: 500,
+                disturb: Disturb::WithInterrupts,
             }],
             benchmark: Some(Benchmark {
                 guest: vec![1, 2, 3].into(),
