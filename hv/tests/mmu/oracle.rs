@@ -5,6 +5,9 @@
 pub trait Physical {
     /// Reads `bytes` (4 or 8) bytes at `at`; `None` where there is no memory.
     fn load(&self, at: u64, bytes: u64) -> Option<u64>;
+
+    /// Tells whether writes at `at` change anything: they do not where there is no memory, or memory that only reads.
+    fn takes_writes(&self, at: u64) -> bool;
 }
 
 /// The registers that translation depends on.
@@ -359,9 +362,9 @@ impl Registers {
 
 impl Walk {
     /// What the processor writes into the entries (5.4.1): A where a table or the page was accessed, D where the page was written.
-    pub fn updates(&self, registers: &Registers, access: Access) -> Vec<(Used, u64)> {
+    pub fn updates(&self, registers: &Registers, memory: &impl Physical, access: Access) -> Vec<(Used, u64)> {
         let mut updates = Vec::new();
-        for used in &self.used {
+        for used in self.used.iter().filter(|used| memory.takes_writes(used.at)) {
             let leaf = registers.is_leaf(used.level, used.value);
             let set = match (leaf, &self.end, access.kind) {
                 (false, _, _) => A,
@@ -388,6 +391,10 @@ mod tests {
         fn load(&self, at: u64, _bytes: u64) -> Option<u64> {
             (at < 1 << 30).then(|| self.0.get(&at).copied().unwrap_or(0))
         }
+
+        fn takes_writes(&self, at: u64) -> bool {
+            at < 1 << 30
+        }
     }
 
     const READ: Access = Access { kind: Kind::Read, who: Who::Supervisor };
@@ -407,19 +414,19 @@ mod tests {
         let walk = LONG.walk(&memory, address, READ);
         let page = Page { gpa: 0x5123, rw: false, us: false, nx: true, size: 4096, dirty: false, global: false };
         assert_eq!(walk.end, Ok(page));
-        assert_eq!(walk.updates(&LONG, READ).len(), 4);
+        assert_eq!(walk.updates(&LONG, &memory, READ).len(), 4);
         let write = Access { kind: Kind::Write, who: Who::Supervisor };
         assert_eq!(LONG.walk(&memory, address, write).end, Err(Fault { code: 3, cr2: address }));
         let no_wp = Registers { cr0: PG | PE, ..LONG };
         let walk = no_wp.walk(&memory, address, write);
         assert!(walk.end.is_ok());
-        assert_eq!(walk.updates(&no_wp, write)[3].1, 0x5000 | P | US | A | D);
+        assert_eq!(walk.updates(&no_wp, &memory, write)[3].1, 0x5000 | P | US | A | D);
         let fetch = Access { kind: Kind::Fetch, who: Who::User };
         assert_eq!(LONG.walk(&memory, address, fetch).end, Err(Fault { code: 0x15, cr2: address }));
         let no_nxe = Registers { efer: LME | LMA, ..LONG };
         let walk = no_nxe.walk(&memory, address, fetch);
         assert_eq!(walk.end, Err(Fault { code: 0xd, cr2: address }), "NX is reserved, and I is not defined");
-        assert_eq!(walk.updates(&no_nxe, fetch).len(), 1, "the table below the first entry was read");
+        assert_eq!(walk.updates(&no_nxe, &memory, fetch).len(), 1, "the table below the first entry was read");
     }
 
     #[test]

@@ -169,7 +169,9 @@ impl Hw for ModelCpu {
         self.speculate(vmcb);
         self.go_on(vmcb, registers);
         self.speculate(vmcb);
-        self.vmcbs.keep(vmcb_at, vmcb);
+        if self.offers(Features::VMCB_CLEAN) {
+            self.vmcbs.keep(vmcb_at, vmcb);
+        }
     }
 
     fn flush_address(&mut self, address: Gva, asid: u32) {

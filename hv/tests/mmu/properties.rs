@@ -1,0 +1,208 @@
+//! Random guests: random tables, then a random sequence of what a guest, its embedder and the host do to them.
+//!
+//! The seed is printed; `HV_SEED` sets it. A failure is shrunk to few steps, which are printed too.
+
+use crate::{
+    layout::{self, ADDRESSES, FRAMES, PDPTES, TABLES, WORDS},
+    machine::{Config, Machine, TALLY, Toggle},
+    oracle::{A, Access, D, G, Kind, Mode, NX, P, PS, RW, US, Who},
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config as RunnerConfig, RngAlgorithm, TestError, TestRng, TestRunner},
+};
+use std::sync::atomic::Ordering;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Op {
+    /// The guest accesses memory.
+    Access {
+        address: usize,
+        offset: u64,
+        access: Access,
+        bytes: u8,
+        value: u64,
+    },
+    /// The guest's kernel writes a word of a frame.
+    KernelWrite {
+        frame: usize,
+        word: usize,
+        value: u64,
+    },
+    /// The embedder does.
+    HostWrite {
+        frame: usize,
+        word: usize,
+        value: u64,
+    },
+    /// The kernel writes a PDPTE.
+    WritePdpte {
+        table: usize,
+        index: usize,
+        value: u64,
+    },
+    Invlpg(usize),
+    LoadCr3(usize),
+    Toggle(Toggle),
+    Switch(Mode, usize),
+    ChangeCpu,
+    RunOther,
+}
+
+/// The offset of an access that crosses the end of its page, if it has eight bytes.
+const CROSSING: u64 = 0xffc;
+
+fn flag(bit: u64, likely: f64) -> impl Strategy<Value = u64> {
+    prop::bool::weighted(likely).prop_map(move |set| if set { bit } else { 0 })
+}
+
+/// An entry of a table: mostly a legal one that leads to another frame of this guest.
+fn entry() -> impl Strategy<Value = u64> {
+    let frame = (0..FRAMES).prop_map(layout::frame);
+    let large = prop_oneof![Just(0u64), Just(0x20_0000), Just(0x40_0000)].prop_map(|page| page | PS);
+    let outside = prop_oneof![Just(0x100_0000u64), Just(0x80_0000), Just(0xff_ffff_f000), Just(0x7f_c000_0000 | PS)];
+    let target = prop_oneof![20 => frame, 3 => large, 1 => outside];
+    let rights = (flag(RW, 0.75), flag(US, 0.75), flag(NX, 0.15));
+    let others = (flag(P, 0.93), flag(A, 0.6), flag(D, 0.6), flag(G, 0.0));
+    // PWT, PCD and software's bits mean nothing; PS in a table's entry, bit 45 and bit 52 may be reserved.
+    let rare = (flag(0x18, 0.1), flag(0xe00, 0.1), flag(PS, 0.02), flag(1 << 45, 0.02), flag(1 << 52, 0.05));
+    (target, rights, others, rare).prop_map(|(target, (rw, us, nx), (p, a, d, g), (c, s, ps, high, soft))| {
+        target | rw | us | nx | p | a | d | g | c | s | ps | high | soft
+    })
+}
+
+fn pdpte() -> impl Strategy<Value = u64> {
+    let target = (0..TABLES).prop_map(layout::frame);
+    (target, flag(P, 0.9), flag(0xe18, 0.1), flag(1 << 5, 0.03))
+        .prop_map(|(target, p, ignored, reserved)| target | p | ignored | reserved)
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    let kind = prop_oneof![3 => Just(Kind::Read), 3 => Just(Kind::Write), 2 => Just(Kind::Fetch)];
+    let who =
+        prop_oneof![3 => Just(Who::User), 3 => Just(Who::Supervisor), 1 => Just(Who::SupervisorWithAc), 1 => Just(Who::System)];
+    (kind, who).prop_map(|(kind, who)| match (kind, who) {
+        // The processor itself does not fetch.
+        (Kind::Fetch, Who::System) => Access { kind, who: Who::Supervisor },
+        _ => Access { kind, who },
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let offset = prop_oneof![6 => (0..WORDS.len()).prop_map(|word| WORDS[word] as u64 * 8), 1 => Just(CROSSING)];
+    let bytes = prop_oneof![Just(8u8), Just(4), Just(1)];
+    let toggle = prop_oneof![
+        Just(Toggle::WriteProtect),
+        Just(Toggle::LargePages),
+        Just(Toggle::GlobalPages),
+        Just(Toggle::Smep),
+        Just(Toggle::Smap),
+        Just(Toggle::NoExecute),
+    ];
+    let mode = prop_oneof![1 => Just(Mode::Unpaged), 2 => Just(Mode::TwoLevel), 2 => Just(Mode::Pae), 3 => Just(Mode::Long)];
+    prop_oneof![
+        30 => (0..ADDRESSES, offset, access(), bytes, entry())
+            .prop_map(|(address, offset, access, bytes, value)| Op::Access { address, offset, access, bytes, value }),
+        10 => (0..TABLES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::KernelWrite { frame, word, value }),
+        2 => (0..FRAMES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::HostWrite { frame, word, value }),
+        1 => (0..2usize, 0..3usize, pdpte()).prop_map(|(table, index, value)| Op::WritePdpte { table, index, value }),
+        0 => (0..ADDRESSES).prop_map(Op::Invlpg),
+        0 => (0..TABLES).prop_map(Op::LoadCr3),
+        0 => toggle.prop_map(Op::Toggle),
+        0 => (mode, 0..TABLES).prop_map(|(mode, root)| Op::Switch(mode, root)),
+        1 => Just(Op::ChangeCpu),
+        1 => Just(Op::RunOther),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    // NRIP-save, clean bits, flush-by-ASID, decode assists.
+    let features = (flag(1 << 3, 0.5), flag(1 << 5, 0.5), flag(1 << 6, 0.5), flag(1 << 7, 0.5));
+    (features, any::<bool>(), vec(entry(), TABLES * WORDS.len())).prop_map(|((nrip, clean, flush, decode), speculates, words)| {
+        Config { features: (nrip | clean | flush | decode) as u32, speculates, words }
+    })
+}
+
+/// The top table with that number, for the mode.
+fn root(mode: Mode, number: usize) -> u64 {
+    layout::frame(if mode == Mode::Pae { PDPTES + number % 2 } else { number })
+}
+
+fn carry_out(machine: &mut Machine, op: &Op) {
+    let mode = machine.mode();
+    let kernel = Access { kind: Kind::Write, who: Who::Supervisor };
+    match *op {
+        Op::Access { address, offset, access, bytes, value } => {
+            // What goes into the next page must not cut off the window there.
+            let value = if offset == CROSSING { value & 0xffff_ffff | layout::FIRST_WORD << 32 } else { value };
+            machine.access(layout::address(mode, address) + offset, access, bytes, value);
+            machine.observe();
+        }
+        Op::KernelWrite { frame, word, value } => {
+            machine.access(layout::window(mode, frame) + 8 * WORDS[word] as u64, kernel, 8, value);
+            machine.observe();
+        }
+        Op::HostWrite { frame, word, value } => machine.host_write(layout::frame(frame) + 8 * WORDS[word] as u64, value),
+        Op::WritePdpte { table, index, value } => {
+            machine.access(layout::window(mode, PDPTES + table) + 8 * index as u64, kernel, 8, value);
+            machine.observe();
+        }
+        Op::Invlpg(address) => machine.invlpg(layout::address(mode, address)),
+        Op::LoadCr3(number) => machine.load_cr3(root(mode, number)),
+        Op::Toggle(toggle) => machine.toggle(toggle),
+        Op::Switch(mode, number) => machine.switch(mode, root(mode, number)),
+        Op::ChangeCpu => machine.change_cpu(),
+        Op::RunOther => machine.run_other(),
+    }
+}
+
+/// Runs one random guest.
+fn run(config: &Config, ops: &[Op]) {
+    let mut machine = Machine::new(config);
+    ops.iter().for_each(|op| carry_out(&mut machine, op));
+    machine.finish();
+}
+
+const DEFAULT_SEED: u64 = 2;
+const STEPS_OF_A_GUEST: usize = 150;
+
+/// Runs random guests with about that many steps in all; `Err` tells how the smallest failure came about.
+pub fn random_guests(seed: u64, steps: usize) -> Result<(), String> {
+    let cases = steps.div_ceil(STEPS_OF_A_GUEST / 2) as u32;
+    let config_of_runner = RunnerConfig { cases, failure_persistence: None, ..RunnerConfig::default() };
+    let mut bytes = [0x5a; 16];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::XorShift, &bytes);
+    let guests = (config(), vec(op(), 1..STEPS_OF_A_GUEST));
+    let result = TestRunner::new_with_rng(config_of_runner, rng).run(&guests, |(config, ops)| {
+        run(&config, &ops);
+        Ok(())
+    });
+    result.map_err(|error| match error {
+        TestError::Fail(why, (config, ops)) => format!("seed {seed}: {why}\nwith {config:x?}\nafter {ops:#x?}"),
+        TestError::Abort(why) => format!("seed {seed}: {why}"),
+    })
+}
+
+#[test]
+fn a_guest_never_sees_what_the_manual_forbids() {
+    let seed = std::env::var("HV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
+    let deep = std::env::var("HV_DEEP").is_ok();
+    let result = random_guests(seed, if deep { 1_000_000 } else { 30_000 });
+    let tally = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "mmu: seed {seed}, {} guests, {} steps, {} accesses ({} faults, {} stale, {} outside or denied), {} changes of mode",
+        tally(&TALLY.machines),
+        tally(&TALLY.steps),
+        tally(&TALLY.accesses),
+        tally(&TALLY.faults),
+        tally(&TALLY.stale),
+        tally(&TALLY.outside),
+        tally(&TALLY.switches)
+    );
+    if let Err(why) = result {
+        panic!("{why}");
+    }
+}
