@@ -9,7 +9,7 @@ use crate::{
     exit::{self, Context, Next, PortAccess, Stop},
     hw::Hw,
     mem::{GuestMemory, PageCounts},
-    shadow::{Access, Kind, Paging, ShadowMmu, translate},
+    shadow::{Access, Kind, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
 use alloc::sync::Arc;
@@ -43,9 +43,8 @@ impl Vm {
     /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside the memory.
     pub fn new(hypervisor: &Arc<Hypervisor>, memory: GuestMemory, entry: &EntryState) -> Result<Self, Error> {
         let frames = hypervisor.frames();
-        let paging = Paging::long(entry.cr3);
-        let mmu = ShadowMmu::new(frames, &memory, &paging)?;
-        let vcpu = Vcpu::new(frames, entry, mmu.root())?;
+        let mmu = ShadowMmu::new(frames, &memory, &entry.control().paging())?;
+        let vcpu = Vcpu::new(frames, entry)?;
         Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu, contract: Contract::default() })
     }
 
@@ -60,7 +59,7 @@ impl Vm {
         loop {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
             let Self { hypervisor, memory, mmu, vcpu, contract } = self;
-            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, hypervisor }) {
+            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, hypervisor, hw: cpu.hw() }) {
                 return stop;
             }
             if cpu.is_kicked() {
@@ -91,7 +90,7 @@ impl Vm {
             if !is_canonical(at) {
                 return Err(Unreadable(at));
             }
-            let found = translate(&self.memory, &self.vcpu.paging(), at, Access::READ).map_err(|_| Unreadable(at))?;
+            let found = translate(&self.memory, self.vcpu.paging(), at, Access::READ).map_err(|_| Unreadable(at))?;
             let count = into.len().min(PAGE_SIZE - at.page_offset());
             let (now, rest) = into.split_at_mut(count);
             self.memory.read(found.gpa, now).map_err(|_| Unreadable(at))?;
@@ -107,7 +106,7 @@ impl Vm {
     pub fn write(&mut self, start: Gva, mut bytes: &[u8]) -> Result<(), WriteError> {
         let mut at = start;
         while !bytes.is_empty() {
-            let found = translate(&self.memory, &self.vcpu.paging(), at, Access { kind: Kind::Write, ..Access::READ });
+            let found = translate(&self.memory, self.vcpu.paging(), at, Access { kind: Kind::Write, ..Access::READ });
             let found = found.ok().filter(|_| is_canonical(at)).ok_or(WriteError::Unwritable(at))?;
             let (now, rest) = bytes.split_at(bytes.len().min(PAGE_SIZE - at.page_offset()));
             self.write_physical(found.gpa, now).map_err(|error| match error {

@@ -12,7 +12,8 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let Some(next) = context.next_rip(Opcode::CPUID) else {
         return context.unhandled();
     };
-    let [eax, ebx, ecx, edx] = context.hypervisor.profile().answer(context.vcpu.rax() as u32);
+    let [eax, ebx, ecx, edx] =
+        context.hypervisor.profile().answer(context.vcpu.rax() as u32, context.vcpu.registers().0[RCX] as u32);
     context.vcpu.set_rax(eax.into());
     let registers = &mut context.vcpu.registers_mut().0;
     registers[RBX] = ebx.into();

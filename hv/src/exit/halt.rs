@@ -3,11 +3,11 @@
 use super::{Context, Next, Stop};
 use crate::insn::Opcode;
 
-/// Hands a halted guest to the embedder, with RIP behind the HLT.
+/// Hands a halted guest to the embedder, with RIP behind the HLT, unless an event waits that ends the halt at once.
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let Some(next) = context.next_rip(Opcode::HLT) else {
         return context.unhandled();
     };
     context.vcpu.advance_to(next);
-    Next::Break(Stop::Halt)
+    if context.vcpu.has_wake_event() { Next::Continue(()) } else { Next::Break(Stop::Halt) }
 }

@@ -1,15 +1,22 @@
 //! Exits: each kind in a file of its own. An exit is decoded once, here, and dispatched by an exhaustive match.
 
+mod cache;
 mod cpuid;
+mod cr;
+mod dr;
+mod exception;
 mod halt;
 mod hypercall;
+mod icebp;
 mod interrupt;
 mod invalid;
 mod io;
+mod iret;
 mod msr;
 mod page_fault;
 mod shutdown;
 mod stop;
+mod window;
 
 pub use hypercall::{GuestBytes, PanicAt};
 pub use invalid::InvalidState;
@@ -20,11 +27,12 @@ use core::ops::ControlFlow;
 
 use crate::{
     contract::Contract,
-    insn::Opcode,
+    hw::Hw,
+    insn::{CodeSize, ControlAccess, Opcode, control_access},
     mem::GuestMemory,
     shadow::ShadowMmu,
     svm::ExitCode,
-    vcpu::{Hypervisor, Raised, Vcpu},
+    vcpu::{CodeMode, Hypervisor, Raised, Vcpu},
     x86::Exception,
 };
 
@@ -39,6 +47,22 @@ pub enum Exit {
     Msr(msr::Direction),
     /// An exception of the shadow tables' making, or the guest's own.
     PageFault(crate::shadow::PageFault),
+    /// Another exception that is intercepted.
+    Exception(Exception),
+    /// A read or write of a control register.
+    ControlRegister,
+    /// A read or write of a debug register.
+    DebugRegister,
+    /// The guest could take an interrupt now.
+    Window,
+    /// IRET, while NMIs are blocked.
+    Iret,
+    /// INVD or WBINVD, by exit code.
+    Cache(u32),
+    /// ICEBP.
+    Icebp,
+    /// RDPMC: no counter exists.
+    ReadCounter,
     /// VMMCALL.
     VmmCall,
     /// HLT.
@@ -47,7 +71,7 @@ pub enum Exit {
     Interrupt,
     /// Shutdown: a triple fault.
     Shutdown,
-    /// An SVM instruction, or RSM outside SMM: guests do not have them (APM vol. 3, VMRUN, RSM).
+    /// An instruction that guests do not have: SVM's, RSM outside SMM, RDTSCP, MONITOR, MWAIT, XSETBV, RDPRU (APM vol. 3).
     Undefined,
     /// The VMCB was refused.
     Invalid,
@@ -70,6 +94,8 @@ pub struct Context<'a> {
     pub contract: &'a mut Contract,
     /// What all VMs share.
     pub hypervisor: &'a Hypervisor,
+    /// The processor.
+    pub hw: &'a dyn Hw,
 }
 
 impl Exit {
@@ -86,7 +112,22 @@ impl Exit {
             ExitCode::HLT => Self::Halt,
             ExitCode::INTR | ExitCode::NMI => Self::Interrupt,
             ExitCode::SHUTDOWN => Self::Shutdown,
-            ExitCode::VMRUN | ExitCode::VMLOAD..=ExitCode::SKINIT | ExitCode::INVLPGA | ExitCode::RSM => Self::Undefined,
+            ExitCode::CR_READ_0..=ExitCode::CR_WRITE_15 => Self::ControlRegister,
+            ExitCode::DR_READ_0..=ExitCode::DR_WRITE_15 => Self::DebugRegister,
+            code @ ExitCode::EXCEPTION_0..=ExitCode::EXCEPTION_31 => {
+                Self::Exception(exception::decode(code, control.exit_info_1))
+            }
+            ExitCode::VINTR => Self::Window,
+            ExitCode::IRET => Self::Iret,
+            code @ (ExitCode::INVD | ExitCode::WBINVD) => Self::Cache(code),
+            ExitCode::ICEBP => Self::Icebp,
+            ExitCode::RDPMC => Self::ReadCounter,
+            ExitCode::SMI | ExitCode::INIT => Self::Interrupt,
+            ExitCode::VMRUN
+            | ExitCode::VMLOAD..=ExitCode::RDTSCP
+            | ExitCode::MONITOR..=ExitCode::RDPRU
+            | ExitCode::INVLPGA
+            | ExitCode::RSM => Self::Undefined,
             ExitCode::INVALID => Self::Invalid,
             _ => Self::Other,
         }
@@ -111,6 +152,14 @@ impl Context<'_> {
     #[inline(always)]
     fn next_rip(&mut self, opcode: Opcode) -> Option<u64> {
         self.vcpu.next_rip(opcode, self.mmu, self.memory)
+    }
+
+    /// Decodes the control- or debug-register instruction at RIP; gives also the address behind it.
+    fn control_access(&mut self) -> Option<(ControlAccess, u64)> {
+        let size = if self.vcpu.code_mode() == CodeMode::Bits64 { CodeSize::Bits64 } else { CodeSize::Legacy };
+        let bytes = self.vcpu.instruction(self.mmu, self.memory);
+        let (access, length) = control_access(size, bytes.as_slice())?;
+        Some((access, self.vcpu.rip_behind(length)))
     }
 
     /// Hands the exit to the embedder as it is.
@@ -144,6 +193,14 @@ pub fn handle(context: &mut Context<'_>) -> Next {
         Exit::Msr(direction) => msr::handle(context, direction),
         Exit::PageFault(fault) => page_fault::handle(context.vcpu, context.mmu, context.memory, fault),
         Exit::VmmCall => hypercall::vmmcall(context),
+        Exit::Exception(exception) => exception::handle(context, exception),
+        Exit::ControlRegister => cr::handle(context),
+        Exit::DebugRegister => dr::handle(context),
+        Exit::Window => window::handle(context.vcpu),
+        Exit::Iret => iret::handle(context.vcpu),
+        Exit::Cache(code) => cache::handle(context, code),
+        Exit::Icebp => icebp::handle(context),
+        Exit::ReadCounter => context.inject(Exception::GP0),
         Exit::Halt => halt::handle(context),
         Exit::Interrupt => interrupt::handle(),
         Exit::Shutdown => shutdown::handle(context.vcpu),

@@ -4,7 +4,7 @@ use super::{Next, Stop, inject};
 use crate::{
     addr::Gva,
     mem::GuestMemory,
-    shadow::{Access, Outcome, PageFault, ShadowMmu, SmapCheck},
+    shadow::{Access, Outcome, PageFault, Privilege, ShadowMmu},
     vcpu::Vcpu,
     x86::PageFaultCode,
 };
@@ -18,9 +18,10 @@ pub(super) const fn decode(info_1: u64, info_2: u64) -> PageFault {
 /// Serves a fault of the shadow tables.
 #[inline(never)]
 pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMemory, fault: PageFault) -> Next {
-    let paging = vcpu.paging();
-    let access = Access::of_fault(fault.code, SmapCheck::Overridden);
-    match mmu.fault(memory, &paging, fault.address, access) {
+    // QEMU 7.2 carries bit 32 out of segment arithmetic outside long mode.
+    let address = if vcpu.control().is_long() { fault.address } else { Gva(fault.address.0 & 0xffff_ffff) };
+    let access = access(vcpu, fault.code);
+    match mmu.fault(memory, vcpu.paging(), address, access) {
         Ok((outcome, duty)) => {
             vcpu.owe(duty);
             match outcome {
@@ -29,12 +30,17 @@ pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMem
                     vcpu.set_cr2(fault.address);
                     inject(vcpu, fault.exception())
                 }
-                Outcome::Outside(gpa) | Outcome::Inexpressible(gpa) => {
-                    Next::Break(Stop::OutsideMemory { gpa, address: fault.address })
-                }
-                Outcome::Denied(gpa) => Next::Break(Stop::Denied { gpa, address: fault.address, kind: access.kind }),
+                Outcome::Outside(gpa) | Outcome::Inexpressible(gpa) => Next::Break(Stop::OutsideMemory { gpa, address }),
+                Outcome::Denied(gpa) => Next::Break(Stop::Denied { gpa, address, kind: access.kind }),
             }
         }
         Err(error) => Next::Break(Stop::Host(error)),
     }
+}
+
+/// The access that faulted. Without paging, and in real mode, the processor runs on tables all the same, and its user bit comes from SS alone.
+#[inline]
+fn access(vcpu: &Vcpu, code: PageFaultCode) -> Access {
+    let privilege = if code.contains(PageFaultCode::USER) { Privilege::User } else { Privilege::Supervisor };
+    Access::of_fault(code, vcpu.smap(privilege))
 }

@@ -54,7 +54,11 @@ pub enum Stop {
     },
     /// The host had an interrupt or NMI and has served it. The guest may go on.
     Interrupted,
-    /// The guest halted. It goes on behind the HLT if it is run again.
+    /// The guest could take an interrupt now, which the embedder wanted to know ([`Vcpu::request_window`]).
+    InterruptWindow,
+    /// The processor reports a machine check, which is the host's to handle. The guest may go on.
+    MachineCheck,
+    /// The guest halted, and nothing waits that would wake it. It goes on behind the HLT if it is run again.
     Halt,
     /// The guest's tables led an access outside its memory; RIP is at the instruction.
     OutsideMemory {
@@ -160,6 +164,8 @@ impl fmt::Display for Stop {
                 )
             }
             Self::Interrupted => f.write_str("interrupted by the host"),
+            Self::InterruptWindow => f.write_str("ready for an interrupt"),
+            Self::MachineCheck => f.write_str("stopped by a machine check"),
             Self::Halt => f.write_str("halt with nothing to wake it"),
             Self::OutsideMemory { gpa, address } => {
                 write!(f, "access to address {address}, which leads to {gpa}, outside its memory")

@@ -64,6 +64,9 @@ pub trait Hw {
     /// INVLPGA: drops the translation of one address under one ASID, page-walk caches for it included (APM vol. 2, 15.16.2).
     fn flush_address(&mut self, address: Gva, asid: u32);
 
+    /// MOV to DR0, DR1, DR2 and DR3. They mean nothing while DR7 enables none of them, and the host's DR7 is not touched.
+    fn load_breakpoints(&mut self, addresses: &[u64; 4]);
+
     /// FXSAVE, if `save` is given, then FXRSTOR: moves the x87, MMX and SSE registers.
     ///
     /// # Safety
@@ -101,6 +104,10 @@ impl<H: Hw> Hw for &mut H {
 
     fn flush_address(&mut self, address: Gva, asid: u32) {
         (**self).flush_address(address, asid);
+    }
+
+    fn load_breakpoints(&mut self, addresses: &[u64; 4]) {
+        (**self).load_breakpoints(addresses);
     }
 
     unsafe fn switch_fpu(&mut self, save: Option<FrameRef<'_>>, load: FrameRef<'_>) {

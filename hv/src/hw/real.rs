@@ -122,6 +122,15 @@ impl Hw for RealCpu {
         unsafe { asm!("invlpga rax, ecx", in("rax") address.0, in("ecx") asid, options(nostack, preserves_flags)) };
     }
 
+    fn load_breakpoints(&mut self, addresses: &[u64; 4]) {
+        let [a, b, c, d] = *addresses;
+        // SAFETY: CPL 0 (`new`); an address in DR0 to DR3 does nothing until DR7 enables it, and the host's DR7 stays as it is.
+        unsafe {
+            asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d,
+                options(nomem, nostack, preserves_flags));
+        }
+    }
+
     unsafe fn switch_fpu(&mut self, save: Option<FrameRef<'_>>, load: FrameRef<'_>) {
         if let Some(save) = save {
             // SAFETY: the frame is the caller's, 16-aligned and larger than the 512 bytes that FXSAVE writes.

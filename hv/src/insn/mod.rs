@@ -1,5 +1,9 @@
 //! Instruction decoding: only what the exits need that a processor without NRIP-save leaves to software.
 
+mod control;
+
+pub use control::{ControlAccess, control_access};
+
 /// Longest instruction in bytes (APM vol. 3, 1.2).
 pub const MAX_BYTES: usize = 15;
 
@@ -21,6 +25,12 @@ impl Opcode {
     pub const HLT: Self = Self { bytes: [0xf4, 0, 0, 0], len: 1 };
     /// VMMCALL.
     pub const VMMCALL: Self = Self { bytes: [0x0f, 0x01, 0xd9, 0], len: 3 };
+    /// INVD.
+    pub const INVD: Self = Self { bytes: [0x0f, 0x08, 0, 0], len: 2 };
+    /// WBINVD.
+    pub const WBINVD: Self = Self { bytes: [0x0f, 0x09, 0, 0], len: 2 };
+    /// ICEBP (INT1).
+    pub const ICEBP: Self = Self { bytes: [0xf1, 0, 0, 0], len: 1 };
 
     /// The instruction's length if these are its first four bytes, and it has no prefix.
     #[inline]
@@ -73,6 +83,9 @@ mod tests {
             (Opcode::WRMSR, Code::Wrmsr),
             (Opcode::HLT, Code::Hlt),
             (Opcode::VMMCALL, Code::Vmmcall),
+            (Opcode::INVD, Code::Invd),
+            (Opcode::WBINVD, Code::Wbinvd),
+            (Opcode::ICEBP, Code::Int1),
         ];
         let prefixes: [&[u8]; 8] =
             [&[], &[0x66], &[0x2e, 0x66], &[0x48], &[0x66, 0x4f], &[0x67, 0x26, 0x48], &[0x36; 12], &[0x64, 0x65, 0x67, 0x41]];

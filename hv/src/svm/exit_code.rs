@@ -8,6 +8,14 @@
 pub struct ExitCode(pub u32);
 
 impl ExitCode {
+    /// First of the reads of control registers, by number.
+    pub const CR_READ_0: u32 = 0x00;
+    /// Last of the writes of control registers.
+    pub const CR_WRITE_15: u32 = 0x1f;
+    /// First of the reads of debug registers, by number.
+    pub const DR_READ_0: u32 = 0x20;
+    /// Last of the writes of debug registers.
+    pub const DR_WRITE_15: u32 = 0x3f;
     /// First of the 32 exceptions, by vector.
     pub const EXCEPTION_0: u32 = 0x40;
     /// Last of the exceptions.
@@ -18,6 +26,10 @@ impl ExitCode {
     pub const INTR: u32 = 0x60;
     /// Non-maskable interrupt.
     pub const NMI: u32 = 0x61;
+    /// System management interrupt.
+    pub const SMI: u32 = 0x62;
+    /// INIT.
+    pub const INIT: u32 = 0x63;
     /// Window for a virtual interrupt.
     pub const VINTR: u32 = 0x64;
     /// RDTSC (QEMU: RDTSCP too).
@@ -28,6 +40,8 @@ impl ExitCode {
     pub const CPUID: u32 = 0x72;
     /// RSM.
     pub const RSM: u32 = 0x73;
+    /// IRET.
+    pub const IRET: u32 = 0x74;
     /// INVD.
     pub const INVD: u32 = 0x76;
     /// HLT.
@@ -58,6 +72,14 @@ impl ExitCode {
     pub const SKINIT: u32 = 0x86;
     /// RDTSCP.
     pub const RDTSCP: u32 = 0x87;
+    /// ICEBP.
+    pub const ICEBP: u32 = 0x88;
+    /// WBINVD.
+    pub const WBINVD: u32 = 0x89;
+    /// MONITOR.
+    pub const MONITOR: u32 = 0x8a;
+    /// RDPRU; MWAIT and XSETBV stand between MONITOR and this.
+    pub const RDPRU: u32 = 0x8e;
     /// The VMCB was refused.
     pub const INVALID: u32 = 0xffff_ffff;
 

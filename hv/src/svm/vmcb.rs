@@ -94,12 +94,32 @@ pub struct Segment {
 
 /// Attribute words of [`Segment`] (APM vol. 2, 15.5.1 and 4.7).
 pub mod attributes {
+    /// The type: of code and data, or of a system segment.
+    pub const TYPE: u16 = 0xf;
+    /// Code or data, no system segment.
+    pub const CODE_OR_DATA: u16 = 1 << 4;
+    /// Where the descriptor privilege level stands: bits 6:5.
+    pub const DPL_SHIFT: u32 = 5;
+    /// The segment is there; an unusable one has no attributes at all.
+    pub const PRESENT: u16 = 1 << 7;
+    /// The segment holds 64-bit code.
+    pub const LONG: u16 = 1 << 9;
+    /// Operands and addresses have 32 bits by default.
+    pub const DEFAULT_32: u16 = 1 << 10;
     /// 64-bit code: present, DPL 0, execute/read, accessed, long, 4 KiB granularity.
     pub const CODE_64: u16 = 0xa9b;
+    /// 32-bit code: present, DPL 0, execute/read, accessed, 4 KiB granularity.
+    pub const CODE_32: u16 = 0xc9b;
+    /// Real-mode code.
+    pub const CODE_16: u16 = 0x09b;
     /// Data: present, DPL 0, read/write, accessed, 32-bit, 4 KiB granularity.
     pub const DATA: u16 = 0xc93;
-    /// Task state segment, "available": QEMU 7.2 mishandles the busy type that processors keep here.
+    /// Real-mode data.
+    pub const DATA_16: u16 = 0x093;
+    /// 32- or 64-bit task state segment, "available": QEMU 7.2 mishandles the busy type that processors keep here.
     pub const TSS: u16 = 0x089;
+    /// The same, busy, as processors keep it.
+    pub const TSS_BUSY: u16 = 0x08b;
     /// Local descriptor table.
     pub const LDT: u16 = 0x082;
 }
@@ -258,12 +278,12 @@ impl Vmcb {
 }
 
 /// CR4 bits that reach the processor while a guest runs; the others are refused or only kept for the guest to read.
-pub const CR4_ALLOWED: Cr4Flags = Cr4Flags::VIRTUAL_8086_MODE_EXTENSIONS
-    .union(Cr4Flags::PROTECTED_MODE_VIRTUAL_INTERRUPTS)
-    .union(Cr4Flags::TIMESTAMP_DISABLE)
+pub const CR4_ALLOWED: Cr4Flags = Cr4Flags::TIMESTAMP_DISABLE
     .union(Cr4Flags::DEBUGGING_EXTENSIONS)
     .union(Cr4Flags::OSFXSR)
-    .union(Cr4Flags::OSXMMEXCPT_ENABLE);
+    .union(Cr4Flags::OSXMMEXCPT_ENABLE)
+    .union(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION)
+    .union(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
 
 macro_rules! at {
     ($area:ident: $($offset:literal $field:ident),* $(,)?) => {
@@ -300,7 +320,7 @@ mod tests {
         vmcb.save.efer = !EferFlags::LONG_MODE_ACTIVE.bits();
         vmcb.force(0x1000, 0x5000);
         assert_eq!(vmcb.save.cr0, 0x8001_0001);
-        assert_eq!(vmcb.save.cr4, 0x66f);
+        assert_eq!(vmcb.save.cr4, 0x30_066c);
         assert_eq!(vmcb.save.efer, 0x1801, "LME without LMA does not reach the processor");
         assert_eq!((vmcb.control.nested_control, vmcb.control.lbr_control), (0, 0));
         assert_eq!((vmcb.control.iopm_base, vmcb.control.msrpm_base), (0x1000, 0x5000));

@@ -28,6 +28,8 @@ pub struct Counters {
     pub fpu_switches: u64,
     /// MSRs written.
     pub msr_writes: u64,
+    /// Debug registers written.
+    pub debug_writes: u64,
     /// VMSAVEs of the host, one each time an embedder calls `run`.
     pub host_saves: u64,
 }
@@ -63,6 +65,8 @@ pub struct Cpu<H: Hw> {
     pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
     pub(super) features: Features,
+    /// What stands in DR0 to DR3, as far as hv wrote it.
+    pub(super) breakpoints: [u64; 4],
     /// The clean bits that the processor knows.
     pub(super) clean_mask: Clean,
     kick: &'static Kick,
@@ -89,7 +93,18 @@ impl<H: Hw> Cpu<H> {
         let clean_mask = if features.contains(Features::VMCB_CLEAN) { Clean::all() } else { Clean::empty() };
         let counters = Counters { msr_writes: 2, ..Counters::default() };
         let asids = AsidPool::new(number, asids);
-        Ok(Self { hw, host_area, asids, fpu_owner: Weak::new(), counters, features, clean_mask, kick, _save_area: save_area })
+        Ok(Self {
+            hw,
+            host_area,
+            asids,
+            fpu_owner: Weak::new(),
+            counters,
+            features,
+            breakpoints: [0; 4],
+            clean_mask,
+            kick,
+            _save_area: save_area,
+        })
     }
 
     /// Tells, once, whether the embedder wants control back.

@@ -1,7 +1,7 @@
 //! The one place that enters a guest, and the proof that it may.
 #![expect(unsafe_code, reason = "calls VMRUN")]
 
-use super::{Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
+use super::{Clock, Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
 use crate::{
     hw::Hw,
     shadow::{FlushDuty, ShadowMmu},
@@ -12,6 +12,12 @@ impl Vcpu {
     /// Prepares a CPU to run this virtual CPU, once per call of the embedder: the host's own registers are saved, the FPU's are handed over.
     pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
         cpu.own_fpu(&self.fpu);
+        cpu.own_breakpoints(self);
+        self.features = cpu.features;
+        if self.clock == Clock::Stopped {
+            self.clock = Clock::Runs;
+            self.vmcb.control.tsc_offset = cpu.hw.tsc().wrapping_neg();
+        }
         cpu.counters.host_saves += 1;
         let area = cpu.host_area.hpa();
         // SAFETY: a `Cpu` exists only while SVM is on; `host_area` is its own frame.
@@ -24,8 +30,8 @@ impl Vcpu {
         if self.duty != FlushDuty::None || !cpu.asids.holds(self.asid) {
             self.discharge(cpu, mmu);
         }
-        if let Some(event) = self.pending.take() {
-            self.vmcb.control.event_injection = event.encode();
+        if self.events.attention() {
+            self.prepare_events();
         }
         if !self.clean.contains(Clean::FORCED) {
             self.vmcb.save.cr3 = mmu.root().0;

@@ -1,10 +1,16 @@
-//! Events: what is raised for a guest, what an exit cut short, and what the two come to together.
+//! Events: what is raised for a guest, what an exit cut short, what waits, and what of it the next entry delivers (APM vol. 2, 15.17 and 15.20 to 15.21).
+//!
+//! Everything is delivered by EVENTINJ. V_IRQ is used only to be told, by the VINTR exit, that the guest could take an interrupt now: QEMU 7.2 misreports
+//! an interrupt whose delivery by V_IRQ faults.
 
 use super::Vcpu;
 use crate::{
     addr::Gva,
-    svm::Event,
-    x86::{Combined, Exception, Vector, combine},
+    svm::{
+        Clean, Event, Intercepts1,
+        virtual_interrupt::{V_IGN_TPR, V_IRQ},
+    },
+    x86::{Combined, Exception, RFlags, Vector, combine},
 };
 
 /// Whether a virtual CPU can go on.
@@ -17,33 +23,273 @@ pub enum Raised {
     Shutdown,
 }
 
+/// What an embedder wants to know before it injects an interrupt or answers a halted guest; what KVM hands out with each return to user space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunState {
+    /// RFLAGS.IF.
+    pub interrupts: Interrupts,
+    /// Whether an interrupt that is injected now is delivered at the next entry.
+    pub ready: Ready,
+    /// CR8: the task priority.
+    pub cr8: u8,
+}
+
+/// Whether a guest takes interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interrupts {
+    /// RFLAGS.IF is set.
+    Enabled,
+    /// RFLAGS.IF is clear.
+    Disabled,
+}
+
+/// Whether an interrupt would be delivered at the next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ready {
+    /// It would.
+    Now,
+    /// It would have to wait: for RFLAGS.IF, the end of an interrupt shadow, or another event that goes first.
+    Later,
+}
+
+/// Whether the guest takes non-maskable interrupts (APM vol. 2, 8.2.3: not from one's delivery until IRET).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Nmis {
+    Open,
+    Blocked,
+    /// The IRET at this RIP is about to end the blocking.
+    EndingAt(u64),
+}
+
+/// Whether the instruction that ends NMI blocking is executed by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    No,
+    /// RFLAGS.TF was set for it, by hv.
+    Single,
+}
+
+/// The events of a virtual CPU.
+pub(super) struct Events {
+    /// What the next entry delivers, whatever else waits: an exception, or an event that an exit cut short.
+    pending: Option<Event>,
+    /// Vectors that the embedder has injected, as a set.
+    queue: [u64; 4],
+    nmi: bool,
+    nmis: Nmis,
+    step: Step,
+    /// The embedder wants to be told when the guest could take an interrupt.
+    window_wanted: bool,
+    /// The next entry has to look at what waits.
+    attention: bool,
+    /// The last exception that hv raised: what a shutdown is reported with.
+    last_raised: Option<(Exception, Gva)>,
+}
+
+impl Events {
+    pub(super) const fn new() -> Self {
+        Self {
+            pending: None,
+            queue: [0; 4],
+            nmi: false,
+            nmis: Nmis::Open,
+            step: Step::No,
+            window_wanted: false,
+            attention: false,
+            last_raised: None,
+        }
+    }
+
+    /// Whether the next entry has to look at what waits.
+    #[inline]
+    pub(super) const fn attention(&self) -> bool {
+        self.attention
+    }
+
+    /// The highest vector that waits and is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2).
+    fn highest(&self, cr8: u8) -> Option<u8> {
+        let part = (0..4).rev().find(|part| self.queue[*part] != 0)?;
+        let vector = (part * 64) as u8 + 63 - self.queue[part].leading_zeros() as u8;
+        (vector >> 4 > cr8).then_some(vector)
+    }
+
+    const fn remove(&mut self, vector: u8) {
+        self.queue[vector as usize / 64] &= !(1 << (vector % 64));
+    }
+}
+
 impl Vcpu {
-    /// Takes over the event whose delivery the last exit cut short, as EXITINTINFO names it, to be delivered again. (A software
-    /// interrupt is not: RIP is still at its instruction.)
+    /// Queues an external interrupt, to be taken when RFLAGS.IF, the interrupt shadow and CR8 allow, highest vector first. A vector that waits already is queued once.
+    pub const fn inject_interrupt(&mut self, vector: u8) {
+        self.events.queue[vector as usize / 64] |= 1 << (vector % 64);
+        self.events.attention = true;
+    }
+
+    /// Queues a non-maskable interrupt; one that waits already is queued once.
+    pub const fn inject_nmi(&mut self) {
+        self.events.nmi = true;
+        self.events.attention = true;
+    }
+
+    /// Asks for [`crate::Stop::InterruptWindow`] as soon as the guest could take an interrupt.
+    pub const fn request_window(&mut self) {
+        self.events.window_wanted = true;
+        self.events.attention = true;
+    }
+
+    /// What an embedder wants to know before it injects an interrupt.
+    pub fn run_state(&self) -> RunState {
+        let interrupts = if self.interrupts_enabled() { Interrupts::Enabled } else { Interrupts::Disabled };
+        let ready = if self.can_interrupt() && self.events.pending.is_none() { Ready::Now } else { Ready::Later };
+        RunState { interrupts, ready, cr8: self.control.cr8 }
+    }
+
+    /// Whether something waits that ends a HLT: an interrupt that can be taken, or an NMI.
+    pub fn has_wake_event(&self) -> bool {
+        let events = &self.events;
+        let interrupt = self.interrupts_enabled() && events.highest(self.control.cr8).is_some();
+        events.pending.is_some() || interrupt || (events.nmi && events.nmis == Nmis::Open)
+    }
+
+    fn interrupts_enabled(&self) -> bool {
+        self.vmcb.save.rflags & RFlags::INTERRUPT_FLAG.bits() != 0
+    }
+
+    fn can_interrupt(&self) -> bool {
+        self.interrupts_enabled() && self.vmcb.control.interrupt_shadow & 1 == 0
+    }
+
+    /// Something changed that waiting interrupts depend on.
+    pub(super) const fn look_at_events(&mut self) {
+        self.events.attention = true;
+    }
+
+    /// Decides what the next entry delivers, and which windows it watches for.
+    #[cold]
+    pub(super) fn prepare_events(&mut self) {
+        let chosen = self.choose_event();
+        if let Some(event) = chosen {
+            self.vmcb.control.event_injection = event.encode();
+        }
+        let waits = self.events.highest(self.control.cr8).is_some();
+        self.watch_window(waits || self.events.window_wanted);
+        if self.events.nmi
+            && let Nmis::EndingAt(_) = self.events.nmis
+        {
+            self.events.step = Step::Single;
+            self.vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
+        }
+        self.events.attention = waits || self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
+    }
+
+    /// Takes the event that goes first: what is under way, then NMI, then the highest interrupt (APM vol. 2, table 8-9).
+    fn choose_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pending.take() {
+            return Some(event);
+        }
+        if self.events.nmi && self.events.nmis == Nmis::Open && self.vmcb.control.interrupt_shadow & 1 == 0 {
+            self.events.nmi = false;
+            self.block_nmis();
+            return Some(Event::Nmi);
+        }
+        let vector = self.events.highest(self.control.cr8).filter(|_| self.can_interrupt())?;
+        self.events.remove(vector);
+        Some(Event::Interrupt(vector))
+    }
+
+    /// Has the processor exit when the guest could take an interrupt, or no longer.
+    fn watch_window(&mut self, wanted: bool) {
+        let control = &mut self.vmcb.control;
+        let (intercept, request) = (Intercepts1::VINTR.bits(), V_IRQ | V_IGN_TPR);
+        let watched = control.intercepts_1 & intercept != 0;
+        if wanted == watched {
+            return;
+        }
+        if wanted {
+            control.intercepts_1 |= intercept;
+            control.virtual_interrupt |= request;
+        } else {
+            control.intercepts_1 &= !intercept;
+            control.virtual_interrupt &= !request;
+        }
+        self.clean.remove(Clean::INTERCEPTS | Clean::INTERRUPT);
+    }
+
+    /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
+    pub(crate) fn open_window(&mut self) -> bool {
+        self.watch_window(false);
+        self.events.attention = true;
+        core::mem::take(&mut self.events.window_wanted)
+    }
+
+    fn block_nmis(&mut self) {
+        self.events.nmis = Nmis::Blocked;
+        self.vmcb.control.intercepts_1 |= Intercepts1::IRET.bits();
+        self.clean.remove(Clean::INTERCEPTS);
+    }
+
+    /// The guest is about to execute the IRET that ends NMI blocking.
+    pub(crate) fn begin_iret(&mut self) {
+        self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
+        self.events.attention = true;
+        self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
+        self.clean.remove(Clean::INTERCEPTS);
+    }
+
+    /// Takes note, behind an exit, of an IRET that has been executed by now.
+    #[cold]
+    fn follow_iret(&mut self) {
+        let Nmis::EndingAt(rip) = self.events.nmis else { return };
+        if self.vmcb.save.rip != rip {
+            self.events.nmis = Nmis::Open;
+        } else if self.events.step == Step::Single {
+            self.vmcb.save.rflags &= !RFlags::TRAP_FLAG.bits();
+            self.events.step = Step::No;
+        }
+    }
+
+    /// Whether a debug exception is nothing but the end of an instruction that hv has stepped over.
+    pub(crate) fn ends_step(&mut self) -> bool {
+        let stepped = self.events.step == Step::Single;
+        self.events.step = Step::No;
+        stepped && self.vmcb.save.rflags & RFlags::TRAP_FLAG.bits() == 0
+    }
+
+    /// Takes over the event whose delivery the last exit cut short, as EXITINTINFO names it, to be delivered again.
     #[inline]
     pub(super) fn requeue(&mut self, interrupted: u64) {
         if Event::is_valid(interrupted) {
             self.requeue_lost(interrupted);
         }
+        if self.events.attention {
+            self.follow_iret();
+        }
     }
 
+    /// Software interrupts, INT3 and INTO are not delivered again: RIP is still at the instruction, which is executed again.
     #[cold]
     fn requeue_lost(&mut self, raw: u64) {
-        self.pending = Event::decode(raw).filter(|event| !matches!(event, Event::SoftwareInterrupt(_)));
+        let by_instruction = |event: &Event| match event {
+            Event::SoftwareInterrupt(_) => true,
+            Event::Exception(exception) => matches!(exception.vector.0, 3 | 4),
+            _ => false,
+        };
+        self.events.pending = Event::decode(raw).filter(|event| !by_instruction(event));
+        self.events.attention = true;
     }
 
     /// Raises an exception at the current instruction; joins it with an event that is already on its way.
     pub fn raise(&mut self, exception: Exception) -> Raised {
-        self.last_raised = Some((exception, Gva(self.vmcb.save.cr2)));
-        let combined = match self.pending {
+        self.events.last_raised = Some((exception, Gva(self.vmcb.save.cr2)));
+        let combined = match self.events.pending {
             Some(Event::Exception(first)) => combine(first, exception),
-            // An interrupt or NMI that was being delivered is lost behind an exception that its own delivery raised only if the guest's IDT is
-            // broken; the exception goes first, as on the processor.
+            // An interrupt that was being delivered has been acknowledged, and is lost behind an exception that its own delivery raised, as on the processor.
             _ => Combined::Deliver(exception),
         };
         match combined {
             Combined::Deliver(exception) => {
-                self.pending = Some(Event::Exception(exception));
+                self.events.pending = Some(Event::Exception(exception));
+                self.events.attention = true;
                 Raised::Pending
             }
             Combined::Shutdown => Raised::Shutdown,
@@ -56,7 +302,7 @@ impl Vcpu {
             Some(Event::Exception(exception)) => Some(exception),
             _ => None,
         };
-        match (interrupted, self.last_raised) {
+        match (interrupted, self.events.last_raised) {
             (Some(exception), Some((raised, address))) if exception.vector == raised.vector => Some((raised, address)),
             (Some(exception), _) if exception.vector == Vector::PF => Some((exception, Gva(self.vmcb.save.cr2))),
             (Some(exception), _) => Some((exception, Gva(0))),

@@ -1,28 +1,37 @@
 //! A virtual CPU: its VMCB and registers, its events, its ASID, and the one place that calls VMRUN.
 
 mod asid;
+mod control;
 mod cpu;
+mod debug;
 mod entry;
 mod events;
+mod fetch;
 mod fpu;
+mod msrs;
+mod segments;
 mod setup;
 
 pub use asid::AsidPool;
+pub use control::{CR4_OFFERED, Cached, ControlRegisters};
 pub use cpu::{Counters, Cpu, Kick};
-pub use events::Raised;
+pub use events::{Interrupts, Raised, Ready, RunState};
+pub use msrs::{Handling, MSRS};
+pub use segments::{CodeMode, SegmentRegister};
 pub use setup::{EntryState, Hypervisor, Platform};
 
 use crate::{
-    addr::{Gva, PAGE_SIZE},
+    addr::Gva,
     hw::Registers,
-    insn::{CodeSize, MAX_BYTES, Opcode},
-    mem::{GuestFrame, GuestMemory, Page},
-    shadow::{Access, FlushDuty, Kind, Paging, Privilege, ShadowMmu, SmapCheck, translate},
-    svm::{Clean, Event, SaveArea, Vmcb},
-    x86::{EferFlags, Exception},
+    mem::Page,
+    shadow::{FlushDuty, Paging, Privilege, SmapCheck},
+    svm::{Clean, Features, Vmcb},
+    x86::RFlags,
 };
 use alloc::sync::Arc;
 use asid::AsidTag;
+use events::Events;
+use fetch::Fetch;
 use fpu::FpuState;
 
 /// A virtual CPU.
@@ -31,31 +40,38 @@ pub struct Vcpu {
     registers: Registers,
     /// Groups of the VMCB that have not changed since the last entry.
     clean: Clean,
-    /// The guest's CR3; the VMCB holds the shadow root.
-    cr3: u64,
+    /// Control registers as the guest sees them; the VMCB holds the shadow root and forced bits.
+    control: ControlRegisters,
+    /// What translations depend on, out of [`Vcpu::control`].
+    paging: Paging,
     asid: AsidTag,
     /// A flush that is owed before the next entry.
     duty: FlushDuty,
-    /// The event to deliver at the next entry.
-    pending: Option<Event>,
-    /// The last exception that hv raised: what a shutdown is reported with.
-    last_raised: Option<(Exception, Gva)>,
+    events: Events,
     fetch: Option<Fetch>,
     fpu: Arc<FpuState>,
+    /// DR0 to DR3.
+    breakpoints: [u64; 4],
+    /// What the processor that it runs on offers.
+    features: Features,
+    /// Whether the time stamp counter has begun to count from zero.
+    clock: Clock,
     exits: u64,
+}
+
+/// Whether a guest's time stamp counter counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Clock {
+    /// It begins at the first entry.
+    Stopped,
+    /// The VMCB's TSC offset is right.
+    Runs,
 }
 
 const _: () = {
     const fn moves_between_cpus<T: Send>() {}
     moves_between_cpus::<Vcpu>();
 };
-
-/// The page that instruction bytes were last read from.
-struct Fetch {
-    page: Gva,
-    epoch: u64,
-    frame: GuestFrame,
-}
 
 impl Vcpu {
     /// Frames of its own: VMCB and FPU image.
@@ -78,6 +94,24 @@ impl Vcpu {
         &mut self.registers
     }
 
+    /// A general register, by its encoding.
+    pub fn register(&self, number: u8) -> u64 {
+        match number & 15 {
+            0 => self.vmcb.save.rax,
+            4 => self.vmcb.save.rsp,
+            other => self.registers.0[usize::from(other)],
+        }
+    }
+
+    /// Sets a general register, by its encoding.
+    pub fn set_register(&mut self, number: u8, value: u64) {
+        match number & 15 {
+            0 => self.vmcb.save.rax = value,
+            4 => self.vmcb.save.rsp = value,
+            other => self.registers.0[usize::from(other)] = value,
+        }
+    }
+
     /// RAX.
     #[inline]
     pub fn rax(&self) -> u64 {
@@ -96,15 +130,32 @@ impl Vcpu {
         self.vmcb.save.rsp = rsp;
     }
 
-    /// The registers that VMLOAD carries, to change; what else stands there is read again at every entry too.
-    pub(crate) fn save_mut(&mut self) -> &mut SaveArea {
-        self.clean = Clean::empty();
-        &mut self.vmcb.save
+    /// Control registers as the guest sees them.
+    #[inline]
+    pub const fn control(&self) -> &ControlRegisters {
+        &self.control
     }
 
-    /// EFER as the guest sees it.
-    pub fn efer(&self) -> u64 {
-        self.vmcb.save.efer & !EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE.bits()
+    /// Sets control registers. The shadow tables must have been switched to what [`ControlRegisters::paging`] says, if that has changed.
+    pub(crate) fn set_control(&mut self, control: ControlRegisters) {
+        self.control = control;
+        self.paging = control.paging();
+        let save = &mut self.vmcb.save;
+        (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4, control.efer);
+        self.clean.remove(Clean::CONTROL_REGISTERS);
+        // CR8 may have let a waiting interrupt through.
+        self.look_at_events();
+    }
+
+    /// RFLAGS.
+    pub fn rflags(&self) -> u64 {
+        self.vmcb.save.rflags
+    }
+
+    /// Sets RFLAGS; bit 1 is always set.
+    pub fn set_rflags(&mut self, value: u64) {
+        self.vmcb.save.rflags = value | 2;
+        self.look_at_events();
     }
 
     /// How often the guest has left.
@@ -112,15 +163,28 @@ impl Vcpu {
         self.exits
     }
 
-    /// The control-register bits that a walk of the guest's tables depends on.
+    /// What translations depend on now.
     #[inline]
-    pub fn paging(&self) -> Paging {
-        Paging::long(self.cr3)
+    pub const fn paging(&self) -> &Paging {
+        &self.paging
     }
 
     /// Who makes an access now.
     pub fn privilege(&self) -> Privilege {
-        if self.vmcb.save.cpl == 3 { Privilege::User } else { Privilege::Supervisor }
+        if self.cpl() == 3 { Privilege::User } else { Privilege::Supervisor }
+    }
+
+    /// Whether SMAP stands against an access that `privilege` makes now. What the processor does for user code by itself, such as reading its descriptor tables, AC does not override.
+    #[inline]
+    pub fn smap(&self, privilege: Privilege) -> SmapCheck {
+        let explicit = self.vmcb.save.cpl != 3 || privilege == Privilege::User;
+        let overridden = self.vmcb.save.rflags & RFlags::ALIGNMENT_CHECK.bits() != 0;
+        if explicit && overridden { SmapCheck::Overridden } else { SmapCheck::Applies }
+    }
+
+    /// Gives up the ASID: the next entry is under one that no translation is tagged with.
+    pub const fn force_new_asid(&mut self) {
+        self.asid = AsidTag { generation: 0, asid: 0 };
     }
 
     /// Owes a flush, which is discharged before the next entry.
@@ -144,72 +208,6 @@ impl Vcpu {
         vmcb.save.rip = rip;
         vmcb.control.interrupt_shadow = 0;
     }
-
-    /// Linear address of the instruction at RIP, and how its prefixes are read.
-    #[inline(always)]
-    fn code_address(&self) -> (Gva, CodeSize) {
-        const LONG: u16 = 1 << 9;
-        let save = &self.vmcb.save;
-        if save.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 && save.cs.attributes & LONG != 0 {
-            (Gva(save.rip), CodeSize::Bits64)
-        } else {
-            (Gva(save.cs.base.wrapping_add(save.rip) & 0xffff_ffff), CodeSize::Legacy)
-        }
-    }
-
-    /// Measures the instruction at RIP, which is known to have `opcode`, and gives the address of the next one.
-    ///
-    /// `None` when its bytes cannot be read through the guest's own tables, or are another instruction's.
-    #[inline(always)]
-    pub fn next_rip(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
-        let (address, size) = self.code_address();
-        let frame = self.fetch_frame(address, mmu, memory)?;
-        let plain = memory.view_frame(frame).load_unaligned(address.page_offset()).and_then(|bytes| opcode.plain_length(bytes));
-        let length = match plain {
-            Some(length) => length,
-            None => self.length_with_prefixes(opcode, address, size, mmu, memory)?,
-        };
-        Some(self.vmcb.save.rip.wrapping_add(length))
-    }
-
-    #[cold]
-    fn length_with_prefixes(
-        &mut self,
-        opcode: Opcode,
-        address: Gva,
-        size: CodeSize,
-        mmu: &ShadowMmu,
-        memory: &GuestMemory,
-    ) -> Option<u64> {
-        let mut bytes = [0; MAX_BYTES];
-        let frame = self.fetch_frame(address, mmu, memory)?;
-        let mut count = memory.view_frame(frame).read(address.page_offset(), &mut bytes);
-        if count < MAX_BYTES {
-            let next = address.page_base().wrapping_add(PAGE_SIZE as u64);
-            if let Some(frame) = self.fetch_frame(next, mmu, memory) {
-                count += memory.view_frame(frame).read(0, &mut bytes[count..]);
-            }
-        }
-        crate::insn::length(opcode, size, &bytes[..count])
-    }
-
-    /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
-    #[inline(always)]
-    fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
-        match &self.fetch {
-            Some(fetch) if fetch.page == address.page_base() && fetch.epoch == mmu.epoch() => Some(fetch.frame),
-            _ => self.find_fetch_frame(address, mmu, memory),
-        }
-    }
-
-    #[cold]
-    fn find_fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
-        let access = Access { kind: Kind::Fetch, privilege: self.privilege(), smap: SmapCheck::Overridden };
-        let found = translate(memory, &self.paging(), address, access).ok()?;
-        let frame = memory.present(found.gpa.gfn())?;
-        self.fetch = Some(Fetch { page: address.page_base(), epoch: mmu.epoch(), frame });
-        Some(frame)
-    }
 }
 
 impl core::fmt::Debug for Vcpu {
@@ -220,6 +218,7 @@ impl core::fmt::Debug for Vcpu {
         writeln!(f, "rbp {:#018x} rsi {:#018x} rdi {:#018x} r8  {:#018x}", r[5], r[6], r[7], r[8])?;
         writeln!(f, "r9  {:#018x} r10 {:#018x} r11 {:#018x} r12 {:#018x}", r[9], r[10], r[11], r[12])?;
         writeln!(f, "r13 {:#018x} r14 {:#018x} r15 {:#018x} cr2 {:#018x}", r[13], r[14], r[15], save.cr2)?;
-        write!(f, "cr0 {:#x} cr3 {:#x} (guest) cr4 {:#x} efer {:#x}", save.cr0, self.cr3, save.cr4, save.efer)
+        let ControlRegisters { cr0, cr3, cr4, cr8, efer, .. } = self.control;
+        write!(f, "cr0 {cr0:#x} cr3 {cr3:#x} cr4 {cr4:#x} cr8 {cr8:#x} efer {efer:#x} ({:?})", self.paging.mode())
     }
 }

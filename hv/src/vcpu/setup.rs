@@ -1,14 +1,21 @@
 //! What all VMs share, and what a virtual CPU starts with.
 
-use super::{Vcpu, asid::AsidTag, cpu, fpu::FpuState};
+use super::{
+    Clock, ControlRegisters, Vcpu,
+    asid::AsidTag,
+    cpu,
+    debug::{DR6_RESET, DR7_RESET},
+    events::Events,
+    fpu::FpuState,
+};
 use crate::{
     addr::{Hpa, PAGE_SIZE},
     error::Error,
-    hw::{Hw, RDI, Registers},
+    hw::{Hw, RBX, RDI, RDX, RSI, Registers},
     mem::{Frame, Frames, Page},
     shadow::FlushDuty,
-    svm::{Clean, MSR_MAP_PAGES, PORT_MAP_PAGES, Segment, Vmcb, attributes, build_msr_map},
-    x86::{Cr0Flags, Cr4Flags, EferFlags, Profile},
+    svm::{Clean, Features, MSR_MAP_PAGES, PORT_MAP_PAGES, SaveArea, Segment, Vmcb, attributes, build_msr_map},
+    x86::Profile,
 };
 use alloc::{sync::Arc, vec::Vec};
 
@@ -73,64 +80,134 @@ impl Hypervisor {
     }
 }
 
-/// Where a unikernel begins, in 64-bit mode as `hv_abi::boot` describes it.
+/// Where a virtual CPU begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntryState {
-    /// First instruction.
-    pub rip: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-    /// The register that points to the boot information.
-    pub rdi: u64,
-    /// Guest-physical address of the guest's own top page table.
-    pub cr3: u64,
+pub enum EntryState {
+    /// In 64-bit mode on the guest's own tables, as `hv_abi::boot` describes it for unikernels.
+    Long {
+        /// First instruction.
+        rip: u64,
+        /// Stack pointer.
+        rsp: u64,
+        /// The register that points to the boot information.
+        rdi: u64,
+        /// Guest-physical address of the guest's own top page table.
+        cr3: u64,
+    },
+    /// In flat 32-bit protected mode without paging, interrupts off, as PVH and Multiboot loaders enter a kernel. There is no GDT behind the segments.
+    Flat32 {
+        /// First instruction.
+        eip: u32,
+        /// The register that points to what the loader tells.
+        ebx: u32,
+        /// A magic number, where the protocol has one.
+        eax: u32,
+        /// A second one.
+        esi: u32,
+    },
+    /// In real mode, at this segment and offset.
+    Real {
+        /// Segment: its base is 16 times that.
+        cs: u16,
+        /// Offset.
+        ip: u16,
+    },
+    /// As a processor comes out of reset: real mode at FFFF_FFF0h (APM vol. 2, table 14-1).
+    Reset,
+}
+
+impl EntryState {
+    /// The control registers of the state.
+    pub const fn control(&self) -> ControlRegisters {
+        match *self {
+            Self::Long { cr3, .. } => ControlRegisters::long(cr3),
+            Self::Flat32 { .. } => ControlRegisters::PROTECTED,
+            Self::Real { .. } | Self::Reset => ControlRegisters::RESET,
+        }
+    }
 }
 
 /// Power-on value of the PAT (APM vol. 2, 7.8.2). Virtual only: shadow leaves carry no cache bits.
 const PAT: u64 = 0x0007_0406_0007_0406;
 const RFLAGS: u64 = 0x2;
-const DR6: u64 = 0xffff_0ff0;
-const DR7: u64 = 0x400;
+/// EDX after a reset: the processor's signature, as CPUID 1 gives it.
+const SIGNATURE: u64 = crate::x86::FAMILY_MODEL as u64;
+/// Limit of a segment in real mode.
+const REAL_LIMIT: u32 = 0xffff;
+/// Limit of the smallest task state segment of 32 and 64 bits.
+const TSS_LIMIT: u32 = 0x67;
 
 impl Vcpu {
-    /// Makes a virtual CPU in the entry state; `root` is the top shadow table.
+    /// Makes a virtual CPU in the entry state.
     ///
     /// # Errors
     /// [`Error::NoFrames`].
-    pub fn new(frames: Frames, entry: &EntryState, root: Hpa) -> Result<Self, Error> {
+    pub fn new(frames: Frames, entry: &EntryState) -> Result<Self, Error> {
         let mut vmcb: Page<Vmcb> = Page::new(frames.take_zeroed()?);
         let save = &mut vmcb.save;
-        let data = Segment { selector: 0x10, attributes: attributes::DATA, limit: u32::MAX, base: 0 };
-        (save.es, save.ss, save.ds, save.fs, save.gs) = (data, data, data, data, data);
-        save.cs = Segment { selector: 0x08, attributes: attributes::CODE_64, limit: u32::MAX, base: 0 };
-        save.tr = Segment { selector: 0, attributes: attributes::TSS, limit: 0x67, base: 0 };
-        save.ldtr = Segment { selector: 0, attributes: attributes::LDT, limit: 0, base: 0 };
-        save.efer = (EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE).bits();
-        save.cr0 = (Cr0Flags::PROTECTED_MODE_ENABLE
-            | Cr0Flags::MONITOR_COPROCESSOR
-            | Cr0Flags::EXTENSION_TYPE
-            | Cr0Flags::NUMERIC_ERROR
-            | Cr0Flags::WRITE_PROTECT
-            | Cr0Flags::PAGING)
-            .bits();
-        save.cr4 = (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE).bits();
-        save.cr3 = root.0;
-        (save.dr6, save.dr7, save.rflags, save.g_pat) = (DR6, DR7, RFLAGS, PAT);
-        (save.rip, save.rsp) = (entry.rip, entry.rsp);
+        (save.dr6, save.dr7, save.rflags, save.g_pat) = (DR6_RESET, DR7_RESET, RFLAGS, PAT);
         let mut registers = Registers::default();
-        registers.0[RDI] = entry.rdi;
-        Ok(Self {
+        match *entry {
+            EntryState::Long { rip, rsp, rdi, .. } => {
+                protected_segments(save, attributes::CODE_64);
+                (save.rip, save.rsp) = (rip, rsp);
+                registers.0[RDI] = rdi;
+            }
+            EntryState::Flat32 { eip, ebx, eax, esi } => {
+                protected_segments(save, attributes::CODE_32);
+                (save.rip, save.rax) = (eip.into(), eax.into());
+                (registers.0[RBX], registers.0[RSI]) = (ebx.into(), esi.into());
+            }
+            EntryState::Real { cs, ip } => {
+                real_segments(save, Segment { selector: cs, base: u64::from(cs) << 4, ..REAL_CODE });
+                save.rip = ip.into();
+            }
+            EntryState::Reset => {
+                real_segments(save, Segment { selector: 0xf000, base: 0xffff_0000, ..REAL_CODE });
+                save.rip = 0xfff0;
+                registers.0[RDX] = SIGNATURE;
+            }
+        }
+        let control = entry.control();
+        let mut vcpu = Self {
             vmcb,
             registers,
             clean: Clean::empty(),
-            cr3: entry.cr3,
+            control,
+            paging: control.paging(),
             asid: AsidTag::default(),
             duty: FlushDuty::None,
-            pending: None,
-            last_raised: None,
+            events: Events::new(),
             fetch: None,
             fpu: FpuState::new(frames)?,
+            breakpoints: [0; 4],
+            features: Features::empty(),
+            clock: Clock::Stopped,
             exits: 0,
-        })
+        };
+        vcpu.set_control(control);
+        Ok(vcpu)
     }
+}
+
+const REAL_CODE: Segment = Segment { selector: 0, attributes: attributes::CODE_16, limit: REAL_LIMIT, base: 0 };
+
+/// Flat segments with these attributes for code.
+fn protected_segments(save: &mut SaveArea, code: u16) {
+    let data = Segment { selector: 0x10, attributes: attributes::DATA, limit: u32::MAX, base: 0 };
+    (save.es, save.ss, save.ds, save.fs, save.gs) = (data, data, data, data, data);
+    save.cs = Segment { selector: 0x08, attributes: code, limit: u32::MAX, base: 0 };
+    save.tr = Segment { selector: 0, attributes: attributes::TSS, limit: TSS_LIMIT, base: 0 };
+    save.ldtr = Segment { selector: 0, attributes: attributes::LDT, limit: 0, base: 0 };
+}
+
+/// Segments of real mode, the interrupt table at 0.
+fn real_segments(save: &mut SaveArea, code: Segment) {
+    let data = Segment { selector: 0, attributes: attributes::DATA_16, limit: REAL_LIMIT, base: 0 };
+    (save.es, save.ss, save.ds, save.fs, save.gs) = (data, data, data, data, data);
+    save.cs = code;
+    let table = Segment { selector: 0, attributes: 0, limit: REAL_LIMIT, base: 0 };
+    (save.gdtr, save.idtr) = (table, table);
+    save.tr = Segment { selector: 0, attributes: attributes::TSS, limit: REAL_LIMIT, base: 0 };
+    save.ldtr = Segment { selector: 0, attributes: attributes::LDT, limit: REAL_LIMIT, base: 0 };
 }

@@ -1,7 +1,7 @@
 //! The CPUID profile: what every guest sees, whatever the host (APM vol. 3, appendix E).
 //!
 //! The profile is "x86-64-v2": the baseline plus SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT, CMPXCHG16B and LAHF. No XSAVE, no SVM, no local
-//! APIC, no paging feature beyond four levels, NX and 1 GiB pages. [`Profile::missing_on`] tells whether a processor can carry it.
+//! APIC; of paging, four levels, NX, 1 GiB pages, SMEP and SMAP. [`Profile::missing_on`] tells whether a processor can carry it.
 
 use hv_abi::cpuid;
 
@@ -19,7 +19,7 @@ struct Features {
     bits: &'static [(u32, &'static str)],
 }
 
-const PROFILE: [Features; 4] = [
+const PROFILE: [Features; 5] = [
     Features {
         leaf: 1,
         register: 2,
@@ -39,6 +39,8 @@ const PROFILE: [Features; 4] = [
             (11, "SYSENTER"),
             (13, "PGE"),
             (15, "CMOV"),
+            (16, "PAT"),
+            (17, "PSE-36"),
             (19, "CLFSH"),
             (23, "MMX"),
             (24, "FXSR"),
@@ -46,6 +48,7 @@ const PROFILE: [Features; 4] = [
             (26, "SSE2"),
         ],
     },
+    Features { leaf: 7, register: 1, bits: &[(7, "SMEP"), (20, "SMAP")] },
     Features { leaf: 0x8000_0001, register: 2, bits: &[(0, "LAHF")] },
     Features { leaf: 0x8000_0001, register: 3, bits: &[(11, "SYSCALL"), (20, "NX"), (26, "1 GiB pages"), (29, "long mode")] },
 ];
@@ -53,7 +56,7 @@ const PROFILE: [Features; 4] = [
 /// CPUID 1 ECX: a hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
 /// Family 17h, model 31h, stepping 0, in the encoding of CPUID 1 EAX.
-const FAMILY_MODEL: u32 = 0x0083_0f10;
+pub const FAMILY_MODEL: u32 = 0x0083_0f10;
 /// CLFLUSH line of 64 bytes (in units of 8, bits 15:8) and one logical processor (bits 23:16), CPUID 1 EBX.
 const CLFLUSH_AND_COUNT: u32 = 8 << 8 | 1 << 16;
 /// 48 linear and 40 physical address bits, CPUID 8000_0008 EAX.
@@ -105,9 +108,12 @@ impl Profile {
         if leaf < FIRST_EXTENDED { &mut self.basic[leaf as usize] } else { &mut self.extended[(leaf - FIRST_EXTENDED) as usize] }
     }
 
-    /// Answers CPUID with `leaf` in EAX. No leaf of the profile has sub-leaves; a leaf that it does not have is all zeros.
+    /// Answers CPUID with `leaf` in EAX and `sub_leaf` in ECX. Only leaf 7 has sub-leaves, of which the profile has the first; what it does not have is all zeros.
     #[inline]
-    pub fn answer(&self, leaf: u32) -> CpuidRegisters {
+    pub fn answer(&self, leaf: u32, sub_leaf: u32) -> CpuidRegisters {
+        if leaf == 7 && sub_leaf != 0 {
+            return [0; 4];
+        }
         let index = (leaf & 0x0fff_ffff) as usize;
         let leaves: &[CpuidRegisters] = match leaf >> 28 {
             0 => &self.basic,
@@ -134,31 +140,31 @@ mod tests {
     #[test]
     fn leaves_answer_by_range_and_unknown_ones_are_zero() {
         let profile = Profile::new();
-        assert_eq!(profile.answer(0)[1], u32::from_le_bytes(*b"Auth"));
-        assert_eq!(profile.answer(0x4000_0000), cpuid::leaf(0x4000_0000).unwrap());
-        assert_eq!(profile.answer(0x8000_0008)[0], 0x3028);
+        assert_eq!(profile.answer(0, 0)[1], u32::from_le_bytes(*b"Auth"));
+        assert_eq!(profile.answer(0x4000_0000, 0), cpuid::leaf(0x4000_0000).unwrap());
+        assert_eq!(profile.answer(0x8000_0008, 0)[0], 0x3028);
         for leaf in [8, 0x4000_0002, 0x8000_0009, 0x1000_0000, 0xf000_0000, u32::MAX] {
-            assert_eq!(profile.answer(leaf), [0; 4], "{leaf:#x}");
+            assert_eq!(profile.answer(leaf, 0), [0; 4], "{leaf:#x}");
         }
     }
 
     #[test]
     fn nothing_is_promised_that_hv_does_not_carry() {
         let profile = Profile::new();
-        let one = profile.answer(1);
+        let one = profile.answer(1, 0);
         assert_eq!(
             one[2] & (1 << 3 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28),
             0,
             "MONITOR, PCID, x2APIC, XSAVE, OSXSAVE, AVX"
         );
-        assert_eq!(profile.answer(0x8000_0001)[2] & 1 << 2, 0, "SVM");
-        assert_eq!(profile.answer(7), [0; 4]);
+        assert_eq!(profile.answer(0x8000_0001, 0)[2] & 1 << 2, 0, "SVM");
+        assert_eq!(profile.answer(7, 0), [0, 1 << 7 | 1 << 20, 0, 0], "SMEP, SMAP");
     }
 
     #[test]
     fn the_first_missing_feature_is_named() {
         let profile = Profile::new();
-        assert_eq!(Profile::missing_on(|leaf| profile.answer(leaf)), None);
+        assert_eq!(Profile::missing_on(|leaf| profile.answer(leaf, 0)), None);
         let without_ssse3 = |leaf| if leaf == 1 { [0, 0, !(1 << 9), !0] } else { [!0; 4] };
         assert_eq!(Profile::missing_on(without_ssse3), Some("SSSE3"));
     }

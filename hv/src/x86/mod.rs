@@ -7,7 +7,7 @@ mod exception;
 pub mod msr;
 mod paging;
 
-pub use cpuid::{CpuidRegisters, Profile};
+pub use cpuid::{CpuidRegisters, FAMILY_MODEL, Profile};
 pub use exception::{Combined, Exception, Vector, combine};
 pub use paging::{ADDRESS_MASK, Entry, PageFaultCode};
 pub use x86_64::registers::{

@@ -2,6 +2,18 @@
 
 /// Time stamp counter.
 pub const TSC: u32 = 0x10;
+/// Local APIC: its address, whether it is on, and in which mode (APM vol. 2, 16.3.1).
+pub const APIC_BASE: u32 = 0x1b;
+/// Memory-type ranges: how many there are (APM vol. 2, 7.7.2).
+pub const MTRR_CAP: u32 = 0xfe;
+/// Machine-check capabilities: how many banks there are.
+pub const MCG_CAP: u32 = 0x179;
+/// Last-branch recording and its like (APM vol. 2, 13.1.1.6).
+pub const DEBUG_CTL: u32 = 0x1d9;
+/// Page attribute table (APM vol. 2, 7.8.2).
+pub const PAT: u32 = 0x277;
+/// What RDTSCP tells beside the counter.
+pub const TSC_AUX: u32 = 0xc000_0103;
 /// Extended features: SVME, NXE, LMA, LME, SCE.
 pub const EFER: u32 = 0xc000_0080;
 /// SYSCALL target selectors.

@@ -182,7 +182,7 @@ impl Machine {
             let one = |frame: usize| Gfn(layout::frame(frame) >> 12)..Gfn((layout::frame(frame) >> 12) + 1);
             memory.restrict(one(READ_ONLY), HostRights::EXECUTE).unwrap();
             memory.restrict(one(NO_FETCH), HostRights::WRITE).unwrap();
-            let entry = EntryState { rip: layout::code(Mode::Long), rsp: 0, rdi: 0, cr3: layout::frame(0) };
+            let entry = EntryState::Long { rip: layout::code(Mode::Long), rsp: 0, rdi: 0, cr3: layout::frame(0) };
             Vm::new(&hypervisor, memory, &entry).unwrap()
         };
         let (vm, other) = (vm(), vm());

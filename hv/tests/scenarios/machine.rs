@@ -55,7 +55,7 @@ pub fn vm(hypervisor: &Arc<Hypervisor>, code: &[u8], data: &[u8]) -> Vm {
     image.write(Gpa(DATA), &[0; 8]).unwrap();
     image.write(Gpa(DATA), data).unwrap();
     let memory = GuestMemory::over(&image.freeze().unwrap()).unwrap();
-    let entry = EntryState { rip: CODE, rsp: STACK_PAGE + 0xff8, rdi: 0, cr3: TABLES };
+    let entry = EntryState::Long { rip: CODE, rsp: STACK_PAGE + 0xff8, rdi: 0, cr3: TABLES };
     Vm::new(hypervisor, memory, &entry).unwrap()
 }
 

@@ -84,8 +84,10 @@ impl Bench<'_> {
             .image
             .memory(&Start::default())
             .unwrap_or_else(|error| report::fail(format_args!("the benchmark guest is refused: {error}")));
-        let entry = self.image.entry();
-        map_test_pages(&mut memory, entry.cr3)?;
+        let EntryState::Long { rsp, rdi, cr3, .. } = self.image.entry() else {
+            report::fail(format_args!("the benchmark guest is no unikernel"))
+        };
+        map_test_pages(&mut memory, cr3)?;
         let fill = |memory: &mut GuestMemory, from: u64, to: u64| {
             (from / 4096..to / 4096).try_for_each(|gfn| memory.touch(Gfn(gfn), Intent::Write).map(drop))
         };
@@ -94,7 +96,7 @@ impl Bench<'_> {
             fill(&mut memory, layout::FRAMES, layout::FRAMES + layout::COUNT * 4096)?;
         }
         let rip = find_test(&memory, "warm");
-        let mut vm = Vm::new(self.hypervisor, memory, &EntryState { rip, ..entry })?;
+        let mut vm = Vm::new(self.hypervisor, memory, &EntryState::Long { rip, rsp, rdi, cr3 })?;
         enter(&mut vm, rip, (layout::SAMPLES_END - layout::SAMPLES) / 8, &[]);
         Ok(vm)
     }

@@ -97,6 +97,10 @@ impl<H: Hw> Hw for Traced<H> {
         self.hardware.flush_address(address, asid);
     }
 
+    fn load_breakpoints(&mut self, addresses: &[u64; 4]) {
+        self.hardware.load_breakpoints(addresses);
+    }
+
     unsafe fn switch_fpu(&mut self, save: Option<FrameRef<'_>>, load: FrameRef<'_>) {
         // SAFETY: the caller's promise is the same.
         unsafe { self.hardware.switch_fpu(save, load) }

@@ -110,18 +110,18 @@ impl ModelCpu {
 }
 
 impl Hw for ModelCpu {
-    fn cpuid(&self, leaf: u32, _sub_leaf: u32) -> CpuidRegisters {
+    fn cpuid(&self, leaf: u32, sub_leaf: u32) -> CpuidRegisters {
         if let Some(answer) = self.cpuid_overrides.get(&leaf) {
             return *answer;
         }
         match leaf {
             0x8000_0000 => [0x8000_000a, 0, 0, 0],
             0x8000_0001 => {
-                let [a, b, c, d] = self.profile.answer(leaf);
+                let [a, b, c, d] = self.profile.answer(leaf, sub_leaf);
                 [a, b, c | SVM, d]
             }
             0x8000_000a => [1, ASIDS, 0, 0],
-            _ => self.profile.answer(leaf),
+            _ => self.profile.answer(leaf, sub_leaf),
         }
     }
 
@@ -177,6 +177,8 @@ impl Hw for ModelCpu {
     fn flush_address(&mut self, address: Gva, asid: u32) {
         self.tlb.flush_address(address, asid);
     }
+
+    fn load_breakpoints(&mut self, _addresses: &[u64; 4]) {}
 
     unsafe fn switch_fpu(&mut self, save: Option<FrameRef<'_>>, _load: FrameRef<'_>) {
         self.fpu_saves += u64::from(save.is_some());

@@ -1,0 +1,109 @@
+//! Reading the instruction at RIP, as the guest's own tables lead to it: what processors without NRIP-save and decode assists leave to software.
+
+use super::{CodeMode, Vcpu};
+use crate::{
+    addr::{Gva, PAGE_SIZE},
+    insn::{CodeSize, MAX_BYTES, Opcode},
+    mem::{GuestFrame, GuestMemory},
+    plant::{Bug, planted},
+    shadow::{Access, Kind, ShadowMmu, translate},
+    svm::Features,
+};
+
+/// The page that instruction bytes were last read from.
+pub(super) struct Fetch {
+    page: Gva,
+    epoch: u64,
+    frame: GuestFrame,
+}
+
+/// The bytes of an instruction, as many as could be read.
+pub(crate) struct InstructionBytes {
+    bytes: [u8; MAX_BYTES],
+    count: usize,
+}
+
+impl InstructionBytes {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.count]
+    }
+}
+
+impl Vcpu {
+    /// Linear address of the instruction at RIP.
+    #[inline(always)]
+    pub(crate) fn code_address(&self) -> Gva {
+        let save = &self.vmcb.save;
+        if self.code_mode() == CodeMode::Bits64 { Gva(save.rip) } else { Gva(save.cs.base.wrapping_add(save.rip) & 0xffff_ffff) }
+    }
+
+    /// The address `length` bytes behind RIP, as the code's size wraps it.
+    #[inline(always)]
+    pub(crate) fn rip_behind(&self, length: u64) -> u64 {
+        let next = self.vmcb.save.rip.wrapping_add(length);
+        if self.code_mode() == CodeMode::Bits64 { next } else { next & 0xffff_ffff }
+    }
+
+    /// The address of the instruction behind the one at RIP, which is known to have `opcode`: from the processor where it tells, else by measuring.
+    ///
+    /// `None` when its bytes cannot be read through the guest's own tables, or are another instruction's.
+    #[inline(always)]
+    pub fn next_rip(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
+        if self.features.contains(Features::NRIP_SAVE) {
+            return Some(self.vmcb.control.next_rip);
+        }
+        let address = self.code_address();
+        let frame = self.fetch_frame(address, mmu, memory)?;
+        let plain = memory.view_frame(frame).load_unaligned(address.page_offset()).and_then(|bytes| opcode.plain_length(bytes));
+        let length = match plain {
+            Some(length) => length,
+            None => self.length_with_prefixes(opcode, mmu, memory)?,
+        };
+        Some(self.rip_behind(length))
+    }
+
+    #[cold]
+    fn length_with_prefixes(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
+        let size = if self.code_mode() == CodeMode::Bits64 { CodeSize::Bits64 } else { CodeSize::Legacy };
+        crate::insn::length(opcode, size, self.instruction(mmu, memory).as_slice())
+    }
+
+    /// Reads the bytes at RIP, across a page boundary if the next page can be read too.
+    pub(crate) fn instruction(&mut self, mmu: &ShadowMmu, memory: &GuestMemory) -> InstructionBytes {
+        let mut read = InstructionBytes { bytes: [0; MAX_BYTES], count: 0 };
+        let address = self.code_address();
+        let Some(frame) = self.fetch_frame(address, mmu, memory) else { return read };
+        read.count = memory.view_frame(frame).read(address.page_offset(), &mut read.bytes);
+        if read.count < MAX_BYTES {
+            let next = address.page_base().wrapping_add(PAGE_SIZE as u64);
+            let next = if self.code_mode() == CodeMode::Bits64 { next } else { Gva(next.0 & 0xffff_ffff) };
+            if let Some(frame) = self.fetch_frame(next, mmu, memory) {
+                read.count += memory.view_frame(frame).read(0, &mut read.bytes[read.count..]);
+            }
+        }
+        read
+    }
+
+    /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
+    #[inline(always)]
+    fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
+        match &self.fetch {
+            Some(fetch)
+                if fetch.page == address.page_base() && (fetch.epoch == mmu.epoch() || planted(Bug::FetchPageIsNotCompared)) =>
+            {
+                Some(fetch.frame)
+            }
+            _ => self.find_fetch_frame(address, mmu, memory),
+        }
+    }
+
+    #[cold]
+    fn find_fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
+        let privilege = self.privilege();
+        let access = Access { kind: Kind::Fetch, privilege, smap: self.smap(privilege) };
+        let found = translate(memory, &self.paging, address, access).ok()?;
+        let frame = memory.present(found.gpa.gfn())?;
+        self.fetch = Some(Fetch { page: address.page_base(), epoch: mmu.epoch(), frame });
+        Some(frame)
+    }
+}
