@@ -82,6 +82,11 @@ impl ControlRegisters {
         Self { cr0, cr3, cr4, cr8: 0, efer: LME | LMA | NXE, pdptes: [0; 4] }
     }
 
+    /// CR4 as the processor needs it: without paging a guest has no user pages, but the tables that serve it allow users everything.
+    pub const fn cr4_of_processor(&self) -> u64 {
+        if self.cr0 & PG != 0 { self.cr4 } else { self.cr4 & !(SMEP | SMAP) }
+    }
+
     /// Whether protected mode is on.
     pub const fn is_protected(&self) -> bool {
         self.cr0 & PE != 0
@@ -144,7 +149,9 @@ impl ControlRegisters {
             }
             self.efer &= !LMA;
         }
-        self.latch(read)?;
+        if (self.cr0 ^ old) & (PG | CD | NW) != 0 {
+            self.latch(read)?;
+        }
         Ok((self, if (self.cr0 ^ old) & (PG | WP | PE) != 0 { Cached::Goes } else { Cached::Stays }))
     }
 
@@ -275,6 +282,7 @@ mod tests {
         }
         assert_eq!(now(on.with_cr3(0, |_| 0x1e6)).pdptes, [0x1e6; 4], "not present");
         assert_eq!(now(on.with_cr4(PAE | Cr4Flags::OSFXSR.bits(), NO_MEMORY)).pdptes, on.pdptes, "still latched");
+        assert_eq!(on.with_cr0(PG | PE | WP, &CODE_32, NO_MEMORY).unwrap().0.pdptes, on.pdptes, "so they are");
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Vcpu {
         self.control = control;
         self.paging = control.paging();
         let save = &mut self.vmcb.save;
-        (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4, control.efer);
+        (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
         self.clean.remove(Clean::CONTROL_REGISTERS);
         // CR8 may have let a waiting interrupt through.
         self.look_at_events();

@@ -368,6 +368,9 @@ impl Machine {
                 ways.push(Way::of(&one, None, vec![(page.gpa, first)]));
                 Vec::new()
             } else {
+                if self.is_inexpressible(access) {
+                    ways.push(Way::of(&one, None, vec![(page.gpa, first)]));
+                }
                 self.permitted(address + first, access)
             };
             for two in others {
@@ -428,6 +431,11 @@ impl Machine {
         let bytes = way.parts.iter().flat_map(|&(at, count)| at..at + count);
         let expected = bytes.enumerate().fold(0, |sum, (offset, at)| sum | (word(at) >> (8 * (at & 7)) & 0xff) << (8 * offset));
         is_there && (access.kind == Kind::Write || value == expected)
+    }
+
+    /// Tells whether a read-only page may be written only so that no shadow entry could say it without saying too much.
+    fn is_inexpressible(&self, access: Access) -> bool {
+        self.registers.cr0 & WP == 0 && self.registers.cr4 & SMAP != 0 && access.kind == Kind::Write
     }
 
     fn denies(&self, gpa: u64, kind: Kind) -> bool {
@@ -535,7 +543,12 @@ impl Machine {
 
     /// Switches a bit of CR0, CR4 or EFER over.
     pub fn toggle(&mut self, toggle: Toggle) {
-        let Registers { cr0, cr4, efer, .. } = self.registers;
+        let Registers { cr0, cr3, cr4, efer, .. } = self.registers;
+        // Which changes of CR4 load PDPTEs again differs between processors: so none here when they could not be loaded, and below a load of CR3 makes
+        // all processors the same.
+        if self.mode() == Mode::Pae && !self.pdptes_at(cr3).into_iter().all(is_legal) {
+            return self.observe();
+        }
         match toggle {
             Toggle::WriteProtect => self.write_cr0(cr0 ^ WP),
             Toggle::LargePages => self.write_cr4(cr4 ^ PSE),
@@ -544,9 +557,8 @@ impl Machine {
             Toggle::Smap => self.write_cr4(cr4 ^ SMAP),
             Toggle::NoExecute => self.write_efer(efer ^ NXE),
         }
-        // Which changes of CR4 load PDPTEs again differs between processors; a load of CR3 makes them all the same.
         if self.mode() == Mode::Pae {
-            self.load_cr3(self.registers.cr3);
+            self.load_cr3(cr3);
         }
         self.observe();
     }

@@ -64,8 +64,8 @@ fn entry() -> impl Strategy<Value = u64> {
     let large = prop_oneof![Just(0u64), Just(0x20_0000), Just(0x40_0000)].prop_map(|page| page | PS);
     let outside = prop_oneof![Just(0x100_0000u64), Just(0x80_0000), Just(0xff_ffff_f000), Just(0x7f_c000_0000 | PS)];
     let target = prop_oneof![20 => frame, 3 => large, 1 => outside];
-    let rights = (flag(RW, 0.75), flag(US, 0.75), flag(NX, 0.15));
-    let others = (flag(P, 0.93), flag(A, 0.6), flag(D, 0.6), flag(G, 0.0));
+    let rights = (flag(RW, 0.85), flag(US, 0.8), flag(NX, 0.12));
+    let others = (flag(P, 0.96), flag(A, 0.6), flag(D, 0.6), flag(G, 0.0));
     // PWT, PCD and software's bits mean nothing; PS in a table's entry, bit 45 and bit 52 may be reserved.
     let rare = (flag(0x18, 0.1), flag(0xe00, 0.1), flag(PS, 0.02), flag(1 << 45, 0.02), flag(1 << 52, 0.05));
     (target, rights, others, rare).prop_map(|(target, (rw, us, nx), (p, a, d, g), (c, s, ps, high, soft))| {
@@ -103,15 +103,15 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     let mode = prop_oneof![1 => Just(Mode::Unpaged), 2 => Just(Mode::TwoLevel), 2 => Just(Mode::Pae), 3 => Just(Mode::Long)];
     prop_oneof![
-        30 => (0..ADDRESSES, offset, access(), bytes, entry())
+        40 => (0..ADDRESSES, offset, access(), bytes, entry())
             .prop_map(|(address, offset, access, bytes, value)| Op::Access { address, offset, access, bytes, value }),
         10 => (0..TABLES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::KernelWrite { frame, word, value }),
         2 => (0..FRAMES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::HostWrite { frame, word, value }),
         1 => (0..2usize, 0..3usize, pdpte()).prop_map(|(table, index, value)| Op::WritePdpte { table, index, value }),
         0 => (0..ADDRESSES).prop_map(Op::Invlpg),
-        0 => (0..TABLES).prop_map(Op::LoadCr3),
-        0 => toggle.prop_map(Op::Toggle),
-        0 => (mode, 0..TABLES).prop_map(|(mode, root)| Op::Switch(mode, root)),
+        2 => (0..TABLES).prop_map(Op::LoadCr3),
+        1 => toggle.prop_map(Op::Toggle),
+        1 => (mode, 0..TABLES).prop_map(|(mode, root)| Op::Switch(mode, root)),
         1 => Just(Op::ChangeCpu),
         1 => Just(Op::RunOther),
     ]
