@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
 use tempfile::tempdir;
+use xtask::setup::BARE_TARGET;
 
 fn xtask(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).output().expect("xtask runs")
@@ -145,4 +147,56 @@ fn a_package_outside_the_workspace_is_built_and_run() {
     // The same versions of what guest-sdk needs: no network, nothing new.
     fs::copy(root.join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
     assert_ends(&xtask(&["run", folder.path().to_str().unwrap()]), 0, "from outside\n", "");
+
+    // The ELF file that cargo makes there is as good by itself.
+    let mut cargo = Command::new("cargo");
+    let target = folder.path().join("target");
+    cargo.args(["build", "--quiet", "--release", "--target", BARE_TARGET, "--target-dir"]).arg(&target);
+    let built = cargo.current_dir(folder.path());
+    let elf = target.join(BARE_TARGET).join("release/stranger");
+    let moved = folder.path().join("any.elf");
+    assert!(built.status().unwrap().success());
+    fs::rename(elf, &moved).unwrap();
+    assert_ends(&xtask(&["run", moved.to_str().unwrap(), "--mem", "2M"]), 0, "from outside\n", "");
+}
+
+#[test]
+fn ctrl_c_ends_the_guest_and_qemu() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["run", "spin"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 8];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"spinning");
+    let qemus = children(child.id());
+    assert!(!qemus.is_empty());
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(qemus.iter().all(|process| !Path::new("/proc").join(process).exists()), "{qemus:?}");
+}
+
+/// The processes that a process has started, by their numbers.
+fn children(process: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let children = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    children.flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn figures_are_the_same_in_every_run() {
+    let folder = tempdir().unwrap();
+    let measured = ["first", "second"].map(|name| {
+        let file = folder.path().join(name);
+        assert_ends(&xtask(&["bench", "exit/", "--json", file.to_str().unwrap()]), 0, "exit/cpuid", "");
+        fs::read_to_string(file).unwrap()
+    });
+    assert_eq!(measured[0], measured[1]);
+    let figures: Value = serde_json::from_str(&measured[0]).unwrap();
+    let cpuid = &figures["rows"][0];
+    assert!(figures["qemu"].as_str().unwrap().starts_with("QEMU emulator version "));
+    assert_eq!((&cpuid["name"], &cpuid["exits"], &cpuid["seam"]["vmloads"]), (&"exit/cpuid".into(), &1.0.into(), &2.0.into()));
+    assert!(cpuid["instructions"]["median"].as_u64().unwrap() >= cpuid["instructions"]["min"].as_u64().unwrap());
+}
+
+#[test]
+fn a_filter_that_lets_nothing_through_is_an_error() {
+    assert_ends(&xtask(&["bench", "nonesuch"]), 70, "", "no row's name contains \"nonesuch\"");
 }
