@@ -7,7 +7,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | values | [`plant`] (bugs for tests to turn on), [`addr`], [`error`], [`x86`] (the architecture), [`svm`] (the VMCB) |
-//! | machine | [`host`] (what an embedder gives), [`mem`] (frames, guest memory), [`hw`] (the seam to the processor), [`insn`] (instruction lengths), [`shadow`] (the shadow MMU) |
+//! | machine | [`host`] (what an embedder gives), [`mem`] (frames, guest memory), [`hw`] (the seam to the processor), [`insn`] (instruction lengths, the emulator), [`shadow`] (the shadow MMU) |
 //! | virtual CPU | [`apic`] (the local APIC), [`contract`] (call buffer and turns), [`vcpu`] (state, events, ASIDs, the one call of VMRUN), [`exit`] (one file per exit) |
 //! | virtual machine | [`vm`] |
 //!

@@ -1,6 +1,6 @@
 //! MOV to and from control and debug registers, and CLTS: the forms that have no memory operand (APM vol. 3, MOV CRn, MOV DRn, CLTS).
 
-use super::{CodeSize, is_legacy_prefix};
+use super::length::{CodeSize, is_legacy_prefix};
 
 /// What a control- or debug-register instruction does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

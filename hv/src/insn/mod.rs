@@ -1,113 +1,50 @@
-//! Instruction decoding: only what the exits need that a processor without NRIP-save leaves to software.
+//! Instructions: measured where an exit only needs to skip one, and carried out where the processor could not.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | [`length`](self::length()) | how long an exiting instruction is |
+//! | `control` | what a MOV to or from a control or debug register names |
+//! | `opcode`, `decode` | the opcode map, and an instruction's parts ([`Instruction`]) |
+//! | `machine` | what an emulated instruction needs of its virtual CPU ([`Machine`]) |
+//! | `exchange` | accesses to devices: those answered, those wanted, those to be handed out ([`Exchange`]) |
+//! | `memory` | operands: segments, canonical form, alignment, pages |
+//! | `flags`, `arithmetic` | results and flags, as pure functions |
+//! | `execute`, `stack`, `string`, `vector` | the instructions |
+//! | `port` | INS and OUTS in batches |
+//!
+//! [`emulate`] carries out the instruction at RIP whole, or not at all: registers and memory change only after everything that can
+//! fault has been tried. A read of a device ends the attempt; once it is answered, the instruction is tried again from its
+//! beginning, and the answer is served from the [`Exchange`]. Writes to devices are queued there, for they have no answer. String
+//! instructions keep what they have done, element by element, as the processor does.
+//!
+//! The decoder is our own: 256 entries of four bytes for each opcode map, no allocation. iced-x86, which the tests hold it against,
+//! builds its tables on the heap at the first use, and what a fault does must not allocate where that can fail.
+//!
+//! Cited as "APM": AMD64 Architecture Programmer's Manual, volumes 2 and 3.
 
+mod arithmetic;
 mod control;
+mod decode;
+mod exchange;
+mod execute;
+mod flags;
+mod length;
+mod machine;
+mod memory;
+mod opcode;
+mod port;
+mod stack;
+mod string;
+mod vector;
 
 pub use control::{ControlAccess, control_access};
-
-/// Longest instruction in bytes (APM vol. 3, 1.2).
-pub const MAX_BYTES: usize = 15;
-
-/// An instruction that exits and whose length is all that hv needs to know, by its opcode bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opcode {
-    bytes: [u8; 4],
-    len: usize,
-}
-
-impl Opcode {
-    /// CPUID.
-    pub const CPUID: Self = Self { bytes: [0x0f, 0xa2, 0, 0], len: 2 };
-    /// RDMSR.
-    pub const RDMSR: Self = Self { bytes: [0x0f, 0x32, 0, 0], len: 2 };
-    /// WRMSR.
-    pub const WRMSR: Self = Self { bytes: [0x0f, 0x30, 0, 0], len: 2 };
-    /// HLT.
-    pub const HLT: Self = Self { bytes: [0xf4, 0, 0, 0], len: 1 };
-    /// VMMCALL.
-    pub const VMMCALL: Self = Self { bytes: [0x0f, 0x01, 0xd9, 0], len: 3 };
-    /// INVD.
-    pub const INVD: Self = Self { bytes: [0x0f, 0x08, 0, 0], len: 2 };
-    /// WBINVD.
-    pub const WBINVD: Self = Self { bytes: [0x0f, 0x09, 0, 0], len: 2 };
-    /// ICEBP (INT1).
-    pub const ICEBP: Self = Self { bytes: [0xf1, 0, 0, 0], len: 1 };
-
-    /// The instruction's length if these are its first four bytes, and it has no prefix.
-    #[inline]
-    pub const fn plain_length(self, bytes: u32) -> Option<u64> {
-        let differing = bytes ^ u32::from_le_bytes(self.bytes);
-        if differing << (32 - 8 * self.len) == 0 { Some(self.len as u64) } else { None }
-    }
-
-    fn begins(self, bytes: &[u8]) -> bool {
-        bytes.starts_with(&self.bytes[..self.len])
-    }
-}
-
-/// Whether REX prefixes exist.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CodeSize {
-    /// 64-bit mode: 40h to 4Fh are REX prefixes.
-    Bits64,
-    /// Every other mode.
-    Legacy,
-}
-
-/// Measures an instruction that is known to have `opcode`: its length in bytes, prefixes included.
-///
-/// `None` when the bytes are another instruction, or longer than [`MAX_BYTES`].
-pub fn length(opcode: Opcode, size: CodeSize, bytes: &[u8]) -> Option<u64> {
-    let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
-    let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
-    if size == CodeSize::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
-        at += 1;
-    }
-    opcode.begins(&bytes[at..]).then(|| (at + opcode.len) as u64)
-}
-
-/// Operand size, address size, segment overrides, LOCK, REPNE, REP (APM vol. 3, 1.2.1).
-const fn is_legacy_prefix(byte: u8) -> bool {
-    matches!(byte, 0x66 | 0x67 | 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3)
-}
+pub use decode::{Address, Instruction, Operand, Undecodable, decode};
+pub use exchange::{Exchange, Transfer, Way};
+pub use execute::{Outcome, Unsupported, emulate};
+pub use length::{CodeSize, MAX_BYTES, Opcode, length};
+pub use machine::{Alignment, Broken, CodeBits, Fault, Machine, Mode, Place, Protection, SegmentName, Touch};
+pub use opcode::Operation;
+pub use port::{Batch, complete_ins, outs, prepare_ins};
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use iced_x86::{Code, Decoder, DecoderOptions};
-
-    #[test]
-    fn lengths_agree_with_a_full_decoder() {
-        let opcodes = [
-            (Opcode::CPUID, Code::Cpuid),
-            (Opcode::RDMSR, Code::Rdmsr),
-            (Opcode::WRMSR, Code::Wrmsr),
-            (Opcode::HLT, Code::Hlt),
-            (Opcode::VMMCALL, Code::Vmmcall),
-            (Opcode::INVD, Code::Invd),
-            (Opcode::WBINVD, Code::Wbinvd),
-            (Opcode::ICEBP, Code::Int1),
-        ];
-        let prefixes: [&[u8]; 8] =
-            [&[], &[0x66], &[0x2e, 0x66], &[0x48], &[0x66, 0x4f], &[0x67, 0x26, 0x48], &[0x36; 12], &[0x64, 0x65, 0x67, 0x41]];
-        for (opcode, code) in opcodes {
-            for prefix in prefixes {
-                for (size, bits) in [(CodeSize::Bits64, 64), (CodeSize::Legacy, 32)] {
-                    let bytes = [prefix, &opcode.bytes[..opcode.len], &[0x90; 4]].concat();
-                    let full = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
-                    let expected = (full.code() == code).then_some(full.len() as u64);
-                    assert_eq!(length(opcode, size, &bytes), expected, "{bytes:x?} in {bits}-bit code");
-                    let plain = opcode.plain_length(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
-                    assert_eq!(plain, expected.filter(|_| prefix.is_empty()), "{bytes:x?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn overlong_and_foreign_instructions_are_refused() {
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[[0x66; 14].as_slice(), &[0x0f, 0xa2]].concat()), None);
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[0x0f, 0x32]), None);
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[0x0f]), None);
-        assert_eq!(length(Opcode::HLT, CodeSize::Bits64, &[]), None);
-    }
-}
+mod tests;

@@ -96,6 +96,12 @@ pub struct Segment {
 pub mod attributes {
     /// The type: of code and data, or of a system segment.
     pub const TYPE: u16 = 0xf;
+    /// Data: writes are allowed. Code: reads are allowed.
+    pub const WRITABLE: u16 = 1 << 1;
+    /// Data: offsets above the limit are the valid ones. Code: conforming.
+    pub const EXPAND_DOWN: u16 = 1 << 2;
+    /// Code, not data.
+    pub const CODE: u16 = 1 << 3;
     /// Code or data, no system segment.
     pub const CODE_OR_DATA: u16 = 1 << 4;
     /// Where the descriptor privilege level stands: bits 6:5.
@@ -104,7 +110,7 @@ pub mod attributes {
     pub const PRESENT: u16 = 1 << 7;
     /// The segment holds 64-bit code.
     pub const LONG: u16 = 1 << 9;
-    /// Operands and addresses have 32 bits by default.
+    /// Code: operands and addresses have 32 bits by default. Stack: ESP counts, not SP. Expand-down data: it reaches up to 4 GiB, not 64 KiB.
     pub const DEFAULT_32: u16 = 1 << 10;
     /// 64-bit code: present, DPL 0, execute/read, accessed, long, 4 KiB granularity.
     pub const CODE_64: u16 = 0xa9b;
