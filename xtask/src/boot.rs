@@ -4,14 +4,17 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
 use tempfile::NamedTempFile;
-use wire::Job;
+use wire::{Entropy, Guest, Job};
 
-use crate::qemu::{Accel, Board, Clock, Ending, Finished, Machine, Qemu, Sink, Stopper};
+use crate::{
+    input::{Input, Source},
+    qemu::{Accel, Board, Clock, Ending, Finished, Machine, Qemu, Sink, Stopper},
+};
 
 /// Memory for the host program itself, in MiB.
 const HOST_MEMORY_MIB: u64 = 128;
@@ -23,6 +26,11 @@ const IMAGE_COPIES: u64 = 3;
 const BENCHMARK_BYTES: u64 = 128 << 20;
 /// Frequency of the time stamp counter under [`Clock::Instructions`]: one instruction a nanosecond.
 const INSTRUCTIONS_HERTZ: u64 = 1_000_000_000;
+
+/// The time of day when the machine starts under [`Clock::Instructions`], in nanoseconds from 1970: 2026-01-01 00:00 UTC.
+const INSTRUCTIONS_WALL_NS: u64 = 1_767_225_600_000_000_000;
+/// What seeds are made of under [`Clock::Instructions`].
+const INSTRUCTIONS_ENTROPY: [u8; 32] = *b"the same bytes in every run, 32.";
 
 /// The machine that jobs are carried out on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,18 +48,32 @@ pub struct Boot {
     qemu: Qemu,
     machine: Machine,
     module: NamedTempFile,
+    _input: Option<Input>,
 }
 
 impl Boot {
+    /// Starts the host program `kernel` with a job, without input for its guests.
+    ///
+    /// # Errors
+    /// As for [`Boot::start_with`].
+    pub fn start(platform: Platform, kernel: &Path, job: Job<'static>, console: Sink, log: Sink) -> Result<Self> {
+        Self::start_with(platform, kernel, job, None, console, log)
+    }
+
     /// Starts the host program `kernel` with a job. As for [`Qemu::start`], the calling thread must outlive it.
     ///
     /// # Errors
     /// The job cannot be written or QEMU cannot be run.
-    pub fn start(platform: Platform, kernel: &Path, mut job: Job<'static>, console: Sink, log: Sink) -> Result<Self> {
-        job.tsc_hertz = match platform.clock {
-            Clock::Time => None,
-            Clock::Instructions => Some(INSTRUCTIONS_HERTZ),
-        };
+    pub fn start_with(
+        platform: Platform,
+        kernel: &Path,
+        mut job: Job<'static>,
+        input: Option<Source>,
+        console: Sink,
+        log: Sink,
+    ) -> Result<Self> {
+        set_clock_and_entropy(&mut job, platform.clock)?;
+        let input = input.map(Input::serve).transpose()?;
         let bytes = wire::encode_job(&job).context("cannot encode the job")?;
         let mut module = NamedTempFile::with_prefix("hv-job-").context("cannot make a temporary file")?;
         module.write_all(&bytes).context("cannot write the job")?;
@@ -62,13 +84,14 @@ impl Boot {
             memory_mib: memory_mib(&job),
             kernel: kernel.to_owned(),
             module: module.path().to_owned(),
+            input: input.as_ref().map(|input| input.path().to_owned()),
         };
-        Ok(Self { qemu: Qemu::start(&machine, console, log)?, machine, module })
+        Ok(Self { qemu: Qemu::start(&machine, console, log)?, machine, module, _input: input })
     }
 
-    /// Returns QEMU's command line.
+    /// Returns QEMU's command line, without the input, which nobody would send when it is tried again.
     pub fn command_line(&self) -> String {
-        self.machine.command_line()
+        Machine { input: None, ..self.machine.clone() }.command_line()
     }
 
     /// Returns what ends QEMU from another thread.
@@ -81,7 +104,8 @@ impl Boot {
     /// # Errors
     /// The process cannot be waited for.
     pub fn finish(self, limit: Option<Duration>) -> Result<Booted> {
-        Ok(Booted { finished: self.qemu.finish(limit)?, command_line: self.machine.command_line(), module: self.module })
+        let command_line = self.command_line();
+        Ok(Booted { finished: self.qemu.finish(limit)?, command_line, module: self.module })
     }
 }
 
@@ -126,10 +150,29 @@ impl Booted {
     }
 }
 
+/// Sets what the job says of time and chance: the machine's own, or, where instructions are counted, what makes each run the same.
+fn set_clock_and_entropy(job: &mut Job<'_>, clock: Clock) -> Result<()> {
+    match clock {
+        Clock::Time => {
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).context("this machine has no random bytes")?;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            (job.tsc_hertz, job.wall_ns) = (None, u64::try_from(now.as_nanos()).ok());
+            job.entropy = Entropy::Mixed(bytes);
+        }
+        Clock::Instructions => {
+            (job.tsc_hertz, job.wall_ns) = (Some(INSTRUCTIONS_HERTZ), Some(INSTRUCTIONS_WALL_NS));
+            job.entropy = Entropy::Fixed(INSTRUCTIONS_ENTROPY);
+        }
+    }
+    Ok(())
+}
+
 /// How much memory the machine needs to carry the job out.
 fn memory_mib(job: &Job<'_>) -> u64 {
     let largest = job.guests.iter().map(|guest| guest.memory).max().unwrap_or(0);
-    let images = job.guests.iter().fold(0_u64, |sum, guest| sum.saturating_add(guest.image.len() as u64));
+    let given = |guest: &Guest<'_>| guest.image.len() as u64 + guest.files.iter().map(|file| file.data.len() as u64).sum::<u64>();
+    let images = job.guests.iter().fold(0_u64, |sum, guest| sum.saturating_add(given(guest)));
     let benchmark = if job.benchmark.is_some() { BENCHMARK_BYTES } else { 0 };
     let bytes = images.saturating_mul(IMAGE_COPIES).saturating_add(largest).saturating_add(benchmark);
     (bytes.div_ceil(1 << 20) + HOST_MEMORY_MIB).next_multiple_of(MEMORY_STEP_MIB)
@@ -138,7 +181,7 @@ fn memory_mib(job: &Job<'_>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::{Guest, Verbosity};
+    use wire::Verbosity;
 
     fn job(guests: &[(usize, u64)]) -> Job<'_> {
         let guest = |&(image, memory): &(usize, u64)| Guest { image: vec![0; image].into(), memory, ..Guest::default() };

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::{root, setup};
+use crate::{guest::GUEST_PACKAGES, root, setup};
 
 /// How much cargo says when nothing is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,16 @@ pub enum Build<'a> {
     Manifest(&'a Path),
 }
 
+impl Build<'_> {
+    /// Tells whether guests are built.
+    fn is_guest(self) -> bool {
+        match self {
+            Self::Package(package) | Self::Program(package, _) | Self::Variant(package, ..) => GUEST_PACKAGES.contains(&package),
+            Self::Manifest(_) => true,
+        }
+    }
+}
+
 /// A program that was built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
@@ -40,6 +50,15 @@ pub struct Program {
     /// Its ELF file.
     pub path: PathBuf,
 }
+
+/// How guests are built: with frame pointers, and with the names and lines of inlined functions, so that a backtrace can be made from outside; and with the
+/// SDK's random bytes for the getrandom crate.
+const GUEST_CONFIG: [&str; 4] = [
+    "--config",
+    r#"target.x86_64-unknown-none.rustflags = ["-Cforce-frame-pointers=yes", "--cfg=getrandom_backend=\"custom\""]"#,
+    "--config",
+    r#"profile.release.debug = "limited""#,
+];
 
 /// Returns a command that calls cargo in the workspace.
 pub fn command() -> Command {
@@ -57,6 +76,13 @@ pub fn command() -> Command {
 pub fn build(what: Build<'_>, progress: Progress) -> Result<Vec<Program>> {
     setup::ensure_target()?;
     let mut cargo = command();
+    if let Build::Manifest(manifest) = what {
+        // Cargo takes its configuration from where it runs.
+        cargo.current_dir(manifest.parent().unwrap_or(manifest));
+    }
+    if what.is_guest() {
+        cargo.args(GUEST_CONFIG);
+    }
     let profile = if let Build::Variant(.., feature) = what { feature } else { "release" };
     cargo.args(["build", "--profile", profile, "--target", setup::BARE_TARGET, "--message-format", "json-render-diagnostics"]);
     if progress == Progress::Hidden {

@@ -12,13 +12,14 @@ use crate::{
 };
 
 /// Every package with those it may import, lower floors first.
-const PACKAGES: [(&str, &[&str]); 10] = [
+const PACKAGES: [(&str, &[&str]); 11] = [
     ("hv-abi", &[]),
     ("wire", &[]),
     ("hv", &["hv-abi"]),
+    ("hv-calls", &["hv-abi", "hv"]),
     ("guest-sdk", &["hv-abi"]),
     ("loader", &["hv-abi", "hv"]),
-    ("host", &["hv-abi", "hv", "loader", "wire"]),
+    ("host", &["hv-abi", "hv", "hv-calls", "loader", "wire"]),
     ("apps", &["hv-abi", "guest-sdk"]),
     ("test-guests", &["hv-abi", "guest-sdk"]),
     ("xtask", &["hv-abi", "wire"]),

@@ -8,8 +8,10 @@
 //! | [`size`] | reads "16M" |
 //! | [`qemu`] | QEMU's command line and process |
 //! | [`reports`] | cuts the host program's report stream |
+//! | [`input`] | sends guests their input |
 //! | [`boot`] | carries a job out: job file, machine, process |
 //! | [`run`] | `cargo xtask run` |
+//! | [`backtrace`] | says where a guest was when it ended for what it did |
 //! | [`trace`] | trace file and tables of `cargo xtask run` |
 //! | [`mod@test`] | `cargo xtask test` |
 //! | [`check`] | `cargo xtask check` |
@@ -26,6 +28,7 @@ use std::{
     sync::OnceLock,
 };
 
+pub mod backtrace;
 pub mod bench;
 pub mod boot;
 pub mod cargo;
@@ -33,6 +36,7 @@ pub mod check;
 pub mod figure;
 pub mod floors;
 pub mod guest;
+pub mod input;
 pub mod peer;
 pub mod qemu;
 pub mod reports;

@@ -81,6 +81,8 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// The boot module.
     pub module: PathBuf,
+    /// The socket that guests' input comes through.
+    pub input: Option<PathBuf>,
 }
 
 impl Machine {
@@ -106,6 +108,10 @@ impl Machine {
         args.extend(["-chardev", "file,id=console,path=/dev/fd/1", "-serial", "chardev:console"]);
         args.extend(["-chardev", "file,id=log,path=/dev/fd/2", "-device", "isa-serial,index=1,chardev=log"]);
         args.extend(["-chardev", "file,id=reports,path=/dev/fd/0", "-device", &report_port, "-device", &exit_port]);
+        let input = self.input.as_ref().map(|path| format!("socket,id=input,server=off,path={}", path.display()));
+        if let Some(input) = &input {
+            args.extend(["-chardev", input, "-device", "isa-serial,index=2,chardev=input"]);
+        }
         let (kernel, module) = (kernel.to_string(), module.to_string());
         args.extend(["-kernel", &kernel, "-initrd", &module]);
         args.into_iter().map(str::to_owned).collect()
@@ -296,6 +302,7 @@ mod tests {
             memory_mib: 192,
             kernel: "/t/host".into(),
             module: "/t/a job".into(),
+            input: None,
         }
     }
 
@@ -316,6 +323,10 @@ mod tests {
         let has = |machine: &Machine, words: &str| assert!(machine.command_line().contains(words), "{words}");
         has(&Machine { accel: Accel::Kvm, ..machine() }, "-accel kvm -cpu host");
         has(&Machine { board: Board::Q35, ..machine() }, "-machine q35 -bios qboot.rom");
+        has(
+            &Machine { input: Some("/t/in".into()), ..machine() },
+            "-chardev socket,id=input,server=off,path=/t/in -device isa-serial,index=2",
+        );
         has(&Machine { clock: Clock::Instructions, ..machine() }, &COUNTING.join(" "));
     }
 

@@ -65,7 +65,15 @@ mod tests {
     fn two() -> (Vec<Report>, Vec<u8>) {
         let reports = vec![
             Report::Booted { tsc: 0x0100_0000 },
-            Report::Ended { name: "a".into(), end: End::Exit(-1), exits: 3, frames_lost: 0 },
+            Report::Ended {
+                name: "a".into(),
+                end: End::Exit(-1),
+                exits: 3,
+                frames_lost: 0,
+                pages: 0,
+                heap_peak_bytes: 0,
+                crash: None,
+            },
         ];
         let bytes = reports.iter().flat_map(|report| wire::encode_report(report).unwrap()).collect();
         (reports, bytes)

@@ -1,7 +1,7 @@
 //! `cargo xtask run`: one guest, its console on standard output, its exit code as our own.
 
 use std::{
-    io,
+    fs, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,9 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
-use wire::{End, Guest, Job, Report, Verbosity};
+use wire::{End, File, Guest, Input, Job, Report, Verbosity};
 
 use crate::{
+    backtrace::Lines,
     boot::{Boot, Booted, Platform},
     cargo::{self, Progress},
     guest,
@@ -46,6 +47,7 @@ Examples:
   cargo xtask run sha256 -- abc                with an argument
   cargo xtask run ./any.elf --mem 64M          an ELF file, built anywhere
   cargo xtask run ../my-guest                  a package elsewhere that makes one program: builds it first
+  cargo xtask run wc --file a=notes.txt        with a file, which the guest opens as 'a'
   cargo xtask run hello --icount -v            how many instructions booting takes, the same in every run
   cargo xtask run sha256 --icount --stats      what hv did for it, in instructions
   cargo xtask run sha256 --icount --trace t.json
@@ -54,7 +56,7 @@ Examples:
   cargo xtask run hello --accel kvm            on an AMD machine with nested SVM (kvm_amd.nested=1). The project's
                                                own tests cannot try this: they run under TCG only.
 
-The guest's console goes to standard output; what it writes to its error stream and the hypervisor's log go to standard
+Standard input is the guest's input. The guest's console goes to standard output; what it writes to its error stream and the hypervisor's log go to standard
 error. Exit codes: the guest's own (its low 8 bits); 2 not a usable image; 70 the host program or QEMU failed; 101 the
 guest panicked; 102 it was killed for what it did; 124 it ran too long; 130 Ctrl-C.";
 
@@ -87,6 +89,12 @@ pub struct Options {
     /// Says errors only.
     #[arg(short, long)]
     quiet: bool,
+    /// Gives the guest a file, by a name of your choice; may be repeated.
+    #[arg(long = "file", value_name = "NAME=PATH", value_parser = parse_pair)]
+    files: Vec<(String, String)>,
+    /// Sets a variable of the guest's environment; may be repeated.
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
     /// The guest's arguments.
     #[arg(last = true)]
     args: Vec<String>,
@@ -112,6 +120,23 @@ impl Options {
     }
 }
 
+/// Cuts a text at its first equals sign.
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be a name, '=', and what it stands for".to_owned()),
+    }
+}
+
+/// Reads the files that a guest is given.
+fn read_files(files: &[(String, String)]) -> Result<Vec<File<'static>>> {
+    let read = |(name, path): &(String, String)| {
+        let data = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+        Ok(File { name: name.clone(), data: data.into() })
+    };
+    files.iter().map(read).collect()
+}
+
 /// Runs a guest and returns the exit code.
 ///
 /// # Errors
@@ -121,6 +146,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let progress = if options.verbose > 0 { Progress::Shown } else { Progress::Hidden };
     let image = guest::image(&options.guest, progress)?;
     let tracer = options.tracing.prepare(&image)?;
+    let lines = Lines::new(&image.bytes);
     let kernel = match &tracer {
         None => cargo::build_program("host", "host", progress)?,
         Some(_) => cargo::build_variant("host", "host", trace::FEATURE, progress)?,
@@ -132,12 +158,16 @@ pub fn run(options: &Options) -> Result<u8> {
         name: image.name,
         image: image.bytes.into(),
         args: options.args.clone(),
+        env: options.env.clone(),
+        files: read_files(&options.files)?,
+        input: Input::Port,
         memory: options.mem,
         limit_ms: seconds * 1000,
         ..Guest::default()
     };
     let job = Job { verbosity: options.verbosity(), guests: vec![guest], ..Job::default() };
-    let boot = Boot::start(platform, &kernel, job, Box::new(io::stdout()), Box::new(io::stderr()))?;
+    let boot =
+        Boot::start_with(platform, &kernel, job, Some(Box::new(io::stdin())), Box::new(io::stdout()), Box::new(io::stderr()))?;
     if options.verbose > 0 {
         eprintln!("hv: {}", boot.command_line());
     }
@@ -159,24 +189,25 @@ pub fn run(options: &Options) -> Result<u8> {
     if let Some(tracer) = tracer {
         tracer.tell(&booted.finished.reports.reports, platform.clock)?;
     }
-    conclude(booted)
+    conclude(booted, &lines)
 }
 
 /// Says what became of the guest and returns the exit code.
-fn conclude(booted: Booted) -> Result<u8> {
+fn conclude(booted: Booted, lines: &Lines) -> Result<u8> {
     let ended = booted.finished.reports.reports.iter().find_map(|report| match report {
-        Report::Ended { end, frames_lost, .. } => Some((end, *frames_lost)),
+        Report::Ended { end, frames_lost, crash, .. } => Some((end, *frames_lost, crash)),
         _ => None,
     });
     let failure = match (booted.failure(), ended) {
         (Some(failure), _) => failure,
         (None, None) => "the host program did not say what became of the guest".to_owned(),
-        (None, Some((end, lost))) => {
+        (None, Some((end, lost, crash))) => {
             if lost > 0 {
                 eprintln!("hv: {lost} frames were not given back");
             }
             let (code, message) = verdict(end);
             message.iter().for_each(|message| eprintln!("{message}"));
+            crash.iter().for_each(|crash| eprint!("{}", lines.tell(crash)));
             return Ok(code);
         }
     };

@@ -6,7 +6,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags};
+use x86_64::{
+    instructions::interrupts,
+    registers::model_specific::{ApicBase, ApicBaseFlags},
+};
 
 use crate::{clock, cpu, ports::IoPort, traps};
 
@@ -77,11 +80,11 @@ impl Timer {
         self.count.load(Relaxed)
     }
 
-    /// Starts the count-down to the deadline, or as much of it as the counter holds.
-    fn start(&self) {
+    /// Starts the count-down to the deadline, or as much of it as the counter holds, and of at least `min_ticks`.
+    fn start(&self, min_ticks: u64) {
         let ticks = self.deadline.load(Relaxed).saturating_sub(clock::now());
         let ticks = (u128::from(ticks) * u128::from(self.ratio.load(Relaxed))) >> 32;
-        Register::InitialCount.write(ticks.clamp(u128::from(NAG_TICKS), u128::from(u32::MAX)) as u32);
+        Register::InitialCount.write(ticks.clamp(u128::from(min_ticks), u128::from(u32::MAX)) as u32);
     }
 }
 
@@ -147,7 +150,23 @@ fn measure(window: u64) -> Option<u64> {
 pub(crate) fn arm(deadline: u64) {
     let timer = &cpu::local().timer;
     timer.deadline.store(deadline, Relaxed);
-    timer.start();
+    timer.start(NAG_TICKS);
+}
+
+/// Halts until the time stamp counter reads `until`; what the timer was armed for before, it is armed for again.
+pub(crate) fn wait_until(until: u64) {
+    let timer = &cpu::local().timer;
+    let armed = timer.deadline.swap(until, Relaxed);
+    while clock::now() < until {
+        // The interrupt waits for the HLT.
+        interrupts::disable();
+        timer.start(1);
+        interrupts::enable_and_hlt();
+    }
+    match armed {
+        0 => disarm(),
+        deadline => arm(deadline),
+    }
 }
 
 /// Stops the timer.
@@ -162,7 +181,7 @@ pub(crate) fn on_timer() {
     timer.count.fetch_add(1, Relaxed);
     kick.raise();
     if timer.deadline.load(Relaxed) != 0 {
-        timer.start();
+        timer.start(NAG_TICKS);
     }
     Register::EndOfInterrupt.write(0);
 }

@@ -7,7 +7,8 @@
 //! | [`memory`], [`heap`] | what memory there is, and who gets it |
 //! | [`apic`], [`clock`] | host timer, non-maskable interrupts, time |
 //! | [`ports`], [`serial`], [`logger`], [`report`] | the ways out |
-//! | [`run`], [`guest_panic`] | the embedder of hv |
+//! | [`run`], [`attend`], [`input`], [`random`], [`store`] | the embedder of hv: jobs, and what guests are given |
+//! | [`guest_panic`], [`mod@crash`] | what a guest says of its panic, and what is seen of it from outside |
 //! | [`watch`], `trace` | the processor, and one that records exits (feature `trace`) |
 //! | [`bench`] | what its paths cost |
 //! | [`disturb`] | interrupts at the worst of moments, for tests |
@@ -17,20 +18,25 @@
 extern crate alloc;
 
 mod apic;
+mod attend;
 mod bench;
 mod boot;
 mod clock;
 mod cpu;
+mod crash;
 mod disturb;
 mod guest_panic;
 mod heap;
+mod input;
 mod logger;
 mod memory;
 mod paging;
 mod ports;
+mod random;
 mod report;
 mod run;
 mod serial;
+mod store;
 #[cfg(feature = "trace")]
 mod trace;
 mod traps;

@@ -25,6 +25,9 @@ impl IoPort {
     /// The eight registers of the second serial port.
     pub(crate) const COM2: [Self; 8] = Self::block(0x2f8);
 
+    /// The eight registers of the third serial port.
+    pub(crate) const COM3: [Self; 8] = Self::block(0x3e8);
+
     const fn block(first: u16) -> [Self; 8] {
         [
             Self(first),

@@ -1,4 +1,4 @@
-//! The embedder of hv: each guest of the job in a VM of its own, its console on the serial ports.
+//! Carries a job out: each guest in a VM of its own, or, where one is to serve, each request.
 #![expect(unsafe_code, reason = "vouches that this program runs on the bare processor")]
 
 use alloc::{
@@ -8,22 +8,28 @@ use alloc::{
 };
 use core::iter;
 
-use host::record::Worker;
-use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, exit::GuestBytes, hw::RealCpu};
-use hv_abi::call::{Status, Stream};
-use loader::{Image, Start};
-use wire::{Disturb, End, Guest, Job, Report};
+use hv::{Cpu, Frames, Hypervisor, Platform, Vm, hw::RealCpu};
+use hv_abi::{
+    Features,
+    boot::{BOX_BYTES, RunInfo},
+    clock::Clock,
+};
+use hv_calls::{CallError, Functions, Session};
+use loader::{Extras, File, Image, Start};
+use wire::{Crash, End, Guest, Job, Outcome, Report};
 
 use crate::{
-    apic, bench, clock, cpu, disturb, guest_panic,
+    apic,
+    attend::{self, Attendant},
+    bench, clock, cpu, crash,
     memory::FRAMES,
+    random::Seeds,
     report,
     serial::Serial,
-    watch::{Processor, Watch},
+    store,
+    watch::Watch,
 };
 
-/// How much of a guest's console output is copied at once, in bytes.
-const PIECE: usize = 256;
 /// The number of the one processor, among those that hv is told of.
 const BOOT_CPU: u16 = 0;
 
@@ -39,106 +45,135 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     #[cfg(feature = "trace")]
     let hardware = crate::trace::Traced::new(hardware, tsc_hertz);
     let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?;
-    let mut embedder = Embedder { frames, hypervisor, cpu, tsc_hertz, console: Console::Silent };
+    let store = store::Store::default();
+    let functions = store::functions(&store).map_err(|_| hv::Error::NoHeap)?;
+    let (seeds, attendant) = (Seeds::new(job.entropy), Attendant::new(cpu, tsc_hertz));
+    let mut host = Host { frames, hypervisor, attendant, functions, seeds, wall_ns: job.wall_ns };
     report::send(&Report::Booted { tsc: clock::now() });
     for guest in &job.guests {
         let before = FRAMES.live();
-        let (end, exits) = embedder.run(guest);
+        let run = host.run(guest);
         let frames_lost = FRAMES.live().saturating_sub(before);
-        embedder.cpu.hw().ended();
+        host.attendant.cpu.hw().ended();
+        let Run { end, exits, pages, heap_peak_bytes, crash } = run;
         log::info!("{} ended after {exits} exits: {end:?}", guest.name);
-        report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost });
+        report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost, pages, heap_peak_bytes, crash });
     }
     match &job.benchmark {
-        Some(benchmark) => bench::run(&embedder.hypervisor, &mut embedder.cpu, benchmark),
+        Some(benchmark) => bench::run(&host.hypervisor, &mut host.attendant.cpu, benchmark),
         None => Ok(()),
     }
 }
 
-struct Embedder {
+struct Host<'f> {
     frames: Frames,
     hypervisor: Arc<Hypervisor>,
-    cpu: Cpu<Processor>,
-    tsc_hertz: u64,
-    console: Console,
+    attendant: Attendant,
+    functions: Functions<'f>,
+    seeds: Seeds,
+    wall_ns: Option<u64>,
 }
 
-/// Whether a guest has written anything yet.
-#[derive(PartialEq, Eq)]
-enum Console {
-    Silent,
-    Used,
+/// What became of a guest.
+struct Run {
+    end: End,
+    exits: u64,
+    pages: u64,
+    heap_peak_bytes: u64,
+    crash: Option<Crash>,
 }
 
-impl Embedder {
-    /// Runs one guest to its end; returns also how often it left for the hypervisor.
-    fn run(&mut self, guest: &Guest<'_>) -> (End, u64) {
-        let image = match Image::prepare(self.frames, &guest.image, guest.memory) {
+impl Run {
+    fn refused(reason: &dyn ToString) -> Self {
+        Self { end: End::Refused(reason.to_string()), exits: 0, pages: 0, heap_peak_bytes: 0, crash: None }
+    }
+
+    fn of(vm: &Vm, end: End) -> Self {
+        let pages = vm.page_counts();
+        Self {
+            exits: vm.vcpu().exits(),
+            pages: pages.zeroed + pages.copied,
+            heap_peak_bytes: vm.contract().heap.peak_bytes,
+            crash: crash::find(vm, &end),
+            end,
+        }
+    }
+}
+
+impl Host<'_> {
+    /// Runs one guest to its end.
+    fn run(&mut self, guest: &Guest<'_>) -> Run {
+        let files: Vec<File<'_>> = guest.files.iter().map(|file| File { name: &file.name, data: &file.data }).collect();
+        let extras = Extras { files: &files, box_bytes: BOX_BYTES };
+        let image = match Image::prepare_with(self.frames, &guest.image, guest.memory, &extras) {
             Ok(image) => image,
-            Err(error) => return (End::Refused(error.to_string()), 0),
+            Err(error) => return Run::refused(&error),
         };
-        let args: Vec<&str> = iter::once(&guest.name).chain(&guest.args).map(String::as_str).collect();
-        let mut vm = match image.spawn(&self.hypervisor, &Start::new(&args)) {
+        if let Some(function) = &guest.serve {
+            return self.serve(guest, &image, function);
+        }
+        let vm = match self.spawn(guest, &image) {
             Ok(vm) => vm,
-            Err(error) => return (End::Refused(error.to_string()), 0),
+            Err(error) => return Run::refused(&error),
         };
-        let deadline = match guest.limit_ms {
-            0 => u64::MAX,
-            limit => clock::now().saturating_add(limit.saturating_mul(self.tsc_hertz / 1000)),
-        };
-        let end = match guest.disturb {
-            Disturb::Not => {
-                apic::arm(deadline);
-                self.drive(&mut vm, deadline, |vm, cpu| vm.run(cpu))
-            }
-            Disturb::WithInterrupts | Disturb::AndForgetHostState => {
-                // A deadline that has passed makes the timer come again and again.
-                apic::arm(clock::now());
-                let mut disturbed = disturb::Run::new(guest.disturb);
-                self.drive(&mut vm, deadline, |vm, cpu| disturbed.run(vm, cpu))
-            }
-        };
+        self.attendant.begin(guest.input, guest.limit_ms, guest.disturb);
+        let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
+        let stop = session.run();
         apic::disarm();
-        (end, vm.vcpu().exits())
+        let end = attend::end(session.vm(), stop);
+        Run::of(session.vm(), end)
     }
 
-    fn drive(&mut self, vm: &mut Vm, deadline: u64, mut run: impl FnMut(&mut Vm, &mut Cpu<Processor>) -> Stop) -> End {
-        while clock::now() < deadline {
-            self.cpu.hw().turn(Worker::Hv);
-            let stop = run(vm, &mut self.cpu);
-            self.cpu.hw().turn(Worker::Embedder);
-            match stop {
-                Stop::Console { stream, bytes } => self.write(vm, stream, bytes),
-                Stop::Read(_) | Stop::Sleep { .. } => vm.answer(Status::Unsupported.encode()),
-                Stop::Interrupted => {}
-                Stop::Exit(code) => return End::Exit(code),
-                Stop::Panic(report) => return guest_panic::read(vm, report),
-                other => return End::Killed(other.to_string()),
-            }
+    fn spawn(&mut self, guest: &Guest<'_>, image: &Image) -> Result<Vm, loader::SpawnError> {
+        let args: Vec<&str> = iter::once(&guest.name).chain(&guest.args).map(String::as_str).collect();
+        let env: Vec<(&str, &str)> = guest.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (now, tsc_hertz, seed) = (clock::now(), self.attendant.tsc_hertz, self.seeds.next());
+        let since_zero = Clock::new(0, tsc_hertz).ns(now);
+        let wall_ns = self.wall_ns.map_or(0, |zero| zero.saturating_add(since_zero));
+        let mut features = Features::SLEEP.with(Features::INPUT);
+        if self.wall_ns.is_some() {
+            features = features.with(Features::WALL_CLOCK);
         }
-        End::TimedOut
+        if seed.is_some() {
+            features = features.with(Features::SEED);
+        }
+        let clock = Clock::new(now, tsc_hertz);
+        let run = RunInfo { generation: 0, tsc_hertz, clock, wall_ns, seed: seed.unwrap_or_default() };
+        image.spawn(&self.hypervisor, &Start { args: &args, env: &env, run, features })
     }
 
-    /// Carries out a console write, piece by piece, and answers the call.
-    fn write(&mut self, vm: &mut Vm, stream: Stream, bytes: GuestBytes) {
-        let port = match stream {
-            Stream::Output => Serial::CONSOLE,
-            Stream::Error => Serial::LOG,
-        };
-        let mut buffer = [0; PIECE];
-        let mut written = 0;
-        while written < bytes.len {
-            let piece = &mut buffer[..PIECE.min(bytes.len - written)];
-            if vm.read(bytes.start.wrapping_add(written as u64), piece).is_err() {
-                return vm.answer(Status::BadAddress.encode());
-            }
-            if self.console == Console::Silent {
-                self.console = Console::Used;
-                report::send(&Report::FirstByte { tsc: clock::now() });
-            }
-            port.write_bytes(piece);
-            written += piece.len();
+    /// Calls a function of the guest with each line of the input, in a fresh VM each time. The last VM that went wrong is what the guest's end tells.
+    fn serve(&mut self, guest: &Guest<'_>, image: &Image, function: &str) -> Run {
+        let mut last = Run { end: End::Exit(0), exits: 0, pages: 0, heap_peak_bytes: 0, crash: None };
+        while let Some(line) = self.attendant.input.line() {
+            let start = clock::now();
+            let vm = match self.spawn(guest, image) {
+                Ok(vm) => vm,
+                Err(error) => return Run::refused(&error),
+            };
+            self.attendant.begin(wire::Input::None, guest.limit_ms, guest.disturb);
+            let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
+            let reply = session.call::<_, String>(function, line.as_str());
+            let ticks = clock::now() - start;
+            apic::disarm();
+            let exits = session.vm().vcpu().exits();
+            let outcome = match reply {
+                Ok(text) => {
+                    Serial::CONSOLE.write_bytes(text.as_bytes());
+                    Serial::CONSOLE.write_bytes(b"\n");
+                    Outcome::Replied
+                }
+                Err(error) => {
+                    log::error!("{}: {error}", guest.name);
+                    if let CallError::Ended(stop) = error {
+                        let end = attend::end(session.vm(), stop);
+                        last = Run::of(session.vm(), end);
+                    }
+                    Outcome::Failed
+                }
+            };
+            report::send(&Report::Served { outcome, ticks, exits });
         }
-        vm.answer(written as u64);
+        last
     }
 }

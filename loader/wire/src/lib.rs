@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod bench;
+pub mod input;
 pub mod trace;
 
 use alloc::{borrow::Cow, string::String, vec::Vec};
@@ -51,12 +52,28 @@ pub struct Job<'a> {
     pub verbosity: Verbosity,
     /// Frequency of the time stamp counter, where the sender knows it (1 GHz under QEMU's icount); else the host measures it.
     pub tsc_hertz: Option<u64>,
+    /// Nanoseconds from 1970-01-01 00:00 UTC to the zero of the time stamp counter, where the sender knows them.
+    pub wall_ns: Option<u64>,
+    /// Where guests' seeds come from.
+    pub entropy: Entropy,
     /// The guests to run, one after the other, each in a VM of its own.
     #[serde(borrow)]
     pub guests: Vec<Guest<'a>>,
     /// Benchmarks to run after the guests.
     #[serde(borrow)]
     pub benchmark: Option<bench::Benchmark<'a>>,
+}
+
+/// Where guests' seeds come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Entropy {
+    /// The processor's own generator, if it has one.
+    #[default]
+    Processor,
+    /// The processor's generator, if it has one, and these random bytes.
+    Mixed([u8; 32]),
+    /// These bytes alone, so that each run is the same.
+    Fixed([u8; 32]),
 }
 
 /// A guest to run.
@@ -69,6 +86,15 @@ pub struct Guest<'a> {
     pub image: Cow<'a, [u8]>,
     /// Its further arguments.
     pub args: Vec<String>,
+    /// Its environment: names and values.
+    pub env: Vec<(String, String)>,
+    /// Files that it is given.
+    #[serde(borrow)]
+    pub files: Vec<File<'a>>,
+    /// Where its input comes from.
+    pub input: Input,
+    /// A function of it that is called with each line of the input, in a fresh VM each time; `None` to run it as a program.
+    pub serve: Option<String>,
     /// Memory size in bytes.
     pub memory: u64,
     /// Longest time it may run, in milliseconds; 0 is no limit.
@@ -87,6 +113,26 @@ pub enum Disturb {
     WithInterrupts,
     /// The same, and a planted bug: the host takes an NMI with the state that the guest left in the processor. It cannot survive that.
     AndForgetHostState,
+}
+
+/// A file that a guest is given.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct File<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its contents; decoding borrows them from the module.
+    #[serde(borrow)]
+    pub data: Cow<'a, [u8]>,
+}
+
+/// Where a guest's input comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Input {
+    /// There is none: it is at its end.
+    #[default]
+    None,
+    /// The third serial port, in pieces ([`input`]).
+    Port,
 }
 
 /// What the host program tells.
@@ -114,11 +160,46 @@ pub enum Report {
         exits: u64,
         /// Frames that were taken for it and not given back after its VM was dropped: 0, or a leak.
         frames_lost: u64,
+        /// Pages that were zeroed or copied for it.
+        pages: u64,
+        /// Most bytes of its heap that were in use at once, by its own word; 0 if it did not say.
+        heap_peak_bytes: u64,
+        /// Where it was, if it panicked or was killed.
+        crash: Option<Crash>,
+    },
+    /// A request was served, in a VM of its own; the reply, or what went wrong, is on the console or in the log.
+    Served {
+        /// Whether there was a reply.
+        outcome: Outcome,
+        /// Ticks of the time stamp counter, from before the VM was made to behind the reply.
+        ticks: u64,
+        /// How often the guest left for the hypervisor.
+        exits: u64,
     },
     /// Exits of the guest whose [`Report::Ended`] comes next, in their order; a host that traces sends them in pieces.
     Exits(Vec<trace::Exit>),
     /// What all exits of that guest come to, recorded or not; behind the last piece.
     ExitTotals(trace::Totals),
+}
+
+/// Whether a request was served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// There was a reply.
+    Replied,
+    /// There was none.
+    Failed,
+}
+
+/// Where a guest was when it ended for what it did.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Crash {
+    /// Address of the instruction.
+    pub rip: u64,
+    /// Return addresses, the innermost first.
+    pub returns: Vec<u64>,
+    /// The registers, as text of several lines; empty where they say nothing (in a panic).
+    pub registers: String,
 }
 
 /// How a guest ended.
@@ -186,10 +267,16 @@ mod tests {
         let job = Job {
             verbosity: Verbosity::Info,
             tsc_hertz: Some(1_000_000_000),
+            wall_ns: Some(7),
+            entropy: Entropy::Mixed([3; 32]),
             guests: vec![Guest {
                 name: "hello".into(),
                 image: vec![0x7f, b'E', 0, 0].into(),
                 args: vec!["a b".into(), String::new()],
+                env: vec![("A".into(), "1".into())],
+                files: vec![File { name: "a.txt".into(), data: vec![1, 2].into() }],
+                input: Input::Port,
+                serve: Some("handle".into()),
                 memory: 16 << 20,
                 limit_ms: 500,
                 disturb: Disturb::WithInterrupts,
@@ -223,6 +310,9 @@ mod tests {
             end: End::Panic { place: "a.rs:1:2".into(), message: "no".into() },
             exits: 7,
             frames_lost: 0,
+            pages: 3,
+            heap_peak_bytes: 9,
+            crash: Some(Crash { rip: 1, returns: vec![2, 3], registers: "rax".into() }),
         };
         let mut bytes = encode_report(&report).unwrap();
         assert_eq!(bytes.iter().filter(|&&b| b == 0).count(), 1);

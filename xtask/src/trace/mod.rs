@@ -1,7 +1,7 @@
 //! What a tracing host sends: a trace file for ui.perfetto.dev and chrome://tracing, and tables for people.
 
 mod file;
-mod symbols;
+pub(crate) mod symbols;
 mod tables;
 
 use std::{

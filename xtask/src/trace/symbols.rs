@@ -51,7 +51,7 @@ impl Symbols {
 }
 
 /// What the loader adds to the file's addresses: a position-independent image begins at the lowest address that one may have.
-fn bias(file: &object::File<'_>) -> u64 {
+pub(crate) fn bias(file: &object::File<'_>) -> u64 {
     if file.kind() != ObjectKind::Dynamic {
         return 0;
     }

@@ -1,0 +1,149 @@
+//! What the host gives a guest: its console, input, time.
+
+use alloc::string::ToString;
+use core::ops::ControlFlow;
+
+use host::record::Worker;
+use hv::{Cpu, Stop, Vm, exit::GuestBytes, vm::WriteError};
+use hv_abi::call::{Status, Stream};
+use hv_calls::Embedder;
+use wire::{Disturb, End, Input, Report};
+
+use crate::{
+    apic, clock, disturb, guest_panic, input,
+    input::NoByte,
+    report,
+    serial::Serial,
+    watch::{Processor, Watch},
+};
+
+/// How much of a guest's console output or input is copied at once, in bytes.
+const PIECE: usize = 256;
+
+/// The processor, and what a guest on it is attended with.
+pub(crate) struct Attendant {
+    /// The processor.
+    pub(crate) cpu: Cpu<Processor>,
+    /// Its time stamp counter's frequency.
+    pub(crate) tsc_hertz: u64,
+    /// Guests' input.
+    pub(crate) input: input::Stream,
+    /// Where the present guest's input comes from.
+    pub(crate) source: Input,
+    /// The time stamp at which the present guest is ended; all ones for never.
+    pub(crate) deadline: u64,
+    /// The interrupts that come while the present guest runs, for tests.
+    disturbed: Option<disturb::Run>,
+    console: Console,
+}
+
+/// Whether a guest has written anything yet.
+#[derive(PartialEq, Eq)]
+enum Console {
+    Silent,
+    Used,
+}
+
+impl Embedder for Attendant {
+    fn run(&mut self, vm: &mut Vm) -> Stop {
+        self.cpu.hw().turn(Worker::Hv);
+        let stop = match &mut self.disturbed {
+            None => vm.run(&mut self.cpu),
+            Some(disturbed) => disturbed.run(vm, &mut self.cpu),
+        };
+        self.cpu.hw().turn(Worker::Embedder);
+        stop
+    }
+
+    fn attend(&mut self, vm: &mut Vm, stop: Stop) -> ControlFlow<Stop> {
+        match stop {
+            Stop::Console { stream, bytes } => self.write(vm, stream, bytes),
+            Stop::Read(bytes) => self.read(vm, bytes)?,
+            Stop::Sleep { until } => self.sleep(vm, until),
+            Stop::Interrupted => {}
+            other => return ControlFlow::Break(other),
+        }
+        if clock::now() < self.deadline { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
+    }
+}
+
+impl Attendant {
+    /// Makes one without a guest.
+    pub(crate) fn new(cpu: Cpu<Processor>, tsc_hertz: u64) -> Self {
+        let input = input::Stream::new(tsc_hertz);
+        Self { cpu, tsc_hertz, input, source: Input::None, deadline: u64::MAX, disturbed: None, console: Console::Silent }
+    }
+
+    /// Turns to a guest that may run for so many milliseconds; 0 is no limit.
+    pub(crate) fn begin(&mut self, source: Input, limit_ms: u64, disturb: Disturb) {
+        self.source = source;
+        self.deadline = match limit_ms {
+            0 => u64::MAX,
+            limit => clock::now().saturating_add(limit.saturating_mul(self.tsc_hertz / 1000)),
+        };
+        self.disturbed = (disturb != Disturb::Not).then(|| disturb::Run::new(disturb));
+        // A deadline that has passed makes the timer come again and again.
+        apic::arm(if self.disturbed.is_some() { clock::now() } else { self.deadline });
+    }
+
+    /// Carries out a console write, piece by piece, and answers the call.
+    fn write(&mut self, vm: &mut Vm, stream: Stream, bytes: GuestBytes) {
+        let port = match stream {
+            Stream::Output => Serial::CONSOLE,
+            Stream::Error => Serial::LOG,
+        };
+        let mut buffer = [0; PIECE];
+        let mut written = 0;
+        while written < bytes.len {
+            let piece = &mut buffer[..PIECE.min(bytes.len - written)];
+            if vm.read(bytes.start.wrapping_add(written as u64), piece).is_err() {
+                return vm.answer(Status::BadAddress.encode());
+            }
+            if self.console == Console::Silent {
+                self.console = Console::Used;
+                report::send(&Report::FirstByte { tsc: clock::now() });
+            }
+            port.write_bytes(piece);
+            written += piece.len();
+        }
+        vm.answer(written as u64);
+    }
+
+    /// Carries out a read, of a piece at most, and answers the call.
+    fn read(&mut self, vm: &mut Vm, bytes: GuestBytes) -> ControlFlow<Stop> {
+        let mut buffer = [0; PIECE];
+        let piece = &mut buffer[..PIECE.min(bytes.len)];
+        let count = match self.source {
+            Input::None => 0,
+            Input::Port => match self.input.read(piece, self.deadline) {
+                Ok(count) => count,
+                Err(NoByte::End) => 0,
+                Err(NoByte::Late) => return ControlFlow::Break(Stop::Interrupted),
+            },
+        };
+        match vm.write(bytes.start, &piece[..count]) {
+            Ok(()) => vm.answer(count as u64),
+            Err(WriteError::Unwritable(_)) => vm.answer(Status::BadAddress.encode()),
+            Err(WriteError::Hv(error)) => return ControlFlow::Break(Stop::Host(error)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Lets time pass, for a second at most, and answers the call.
+    fn sleep(&mut self, vm: &mut Vm, until: u64) {
+        let longest = clock::now().saturating_add(self.tsc_hertz).min(self.deadline);
+        apic::wait_until(until.min(longest));
+        vm.answer(u64::from(until > longest));
+    }
+}
+
+/// How a guest ended that stopped so.
+pub(crate) fn end(vm: &Vm, stop: Stop) -> End {
+    match stop {
+        Stop::Interrupted => End::TimedOut,
+        Stop::Exit(code) => End::Exit(code),
+        Stop::Panic(report) => guest_panic::read(vm, report),
+        Stop::Ready => End::Killed("it serves calls, and nobody calls it (cargo xtask serve does)".into()),
+        other => End::Killed(other.to_string()),
+    }
+}
