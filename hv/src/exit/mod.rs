@@ -14,6 +14,7 @@ mod io;
 mod iret;
 mod msr;
 mod page_fault;
+mod rare;
 mod shutdown;
 mod stop;
 mod window;
@@ -21,6 +22,7 @@ mod window;
 pub use hypercall::{GuestBytes, PanicAt};
 pub use invalid::InvalidState;
 pub use io::{Direction, PortAccess, Width};
+pub use rare::Rare;
 pub use stop::{Cause, Stop, Unhandled};
 
 use core::ops::ControlFlow;
@@ -36,7 +38,7 @@ use crate::{
     x86::Exception,
 };
 
-/// Why a guest left, with what the handler needs.
+/// Why a guest left, with what the handler needs. What guests leave for all the time stands here, the rest is [`Rare`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     /// A port access.
@@ -47,34 +49,10 @@ pub enum Exit {
     Msr(msr::Direction),
     /// An exception of the shadow tables' making, or the guest's own.
     PageFault(crate::shadow::PageFault),
-    /// Another exception that is intercepted.
-    Exception(Exception),
-    /// A read or write of a control register.
-    ControlRegister,
-    /// A read or write of a debug register.
-    DebugRegister,
-    /// The guest could take an interrupt now.
-    Window,
-    /// IRET, while NMIs are blocked.
-    Iret,
-    /// INVD or WBINVD, by exit code.
-    Cache(u32),
-    /// ICEBP.
-    Icebp,
-    /// RDPMC: no counter exists.
-    ReadCounter,
     /// VMMCALL.
     VmmCall,
-    /// HLT.
-    Halt,
     /// A physical interrupt or NMI, which the host has taken.
     Interrupt,
-    /// Shutdown: a triple fault.
-    Shutdown,
-    /// An instruction that guests do not have: SVM's, RSM outside SMM, RDTSCP, MONITOR, MWAIT, XSETBV, RDPRU (APM vol. 3).
-    Undefined,
-    /// The VMCB was refused.
-    Invalid,
     /// Anything else.
     Other,
 }
@@ -109,26 +87,7 @@ impl Exit {
             ExitCode::MSR => Self::Msr(msr::Direction::decode(control.exit_info_1)),
             ExitCode::PAGE_FAULT => Self::PageFault(page_fault::decode(control.exit_info_1, control.exit_info_2)),
             ExitCode::VMMCALL => Self::VmmCall,
-            ExitCode::HLT => Self::Halt,
             ExitCode::INTR | ExitCode::NMI => Self::Interrupt,
-            ExitCode::SHUTDOWN => Self::Shutdown,
-            ExitCode::CR_READ_0..=ExitCode::CR_WRITE_15 => Self::ControlRegister,
-            ExitCode::DR_READ_0..=ExitCode::DR_WRITE_15 => Self::DebugRegister,
-            code @ ExitCode::EXCEPTION_0..=ExitCode::EXCEPTION_31 => {
-                Self::Exception(exception::decode(code, control.exit_info_1))
-            }
-            ExitCode::VINTR => Self::Window,
-            ExitCode::IRET => Self::Iret,
-            code @ (ExitCode::INVD | ExitCode::WBINVD) => Self::Cache(code),
-            ExitCode::ICEBP => Self::Icebp,
-            ExitCode::RDPMC => Self::ReadCounter,
-            ExitCode::SMI | ExitCode::INIT => Self::Interrupt,
-            ExitCode::VMRUN
-            | ExitCode::VMLOAD..=ExitCode::RDTSCP
-            | ExitCode::MONITOR..=ExitCode::RDPRU
-            | ExitCode::INVLPGA
-            | ExitCode::RSM => Self::Undefined,
-            ExitCode::INVALID => Self::Invalid,
             _ => Self::Other,
         }
     }
@@ -193,19 +152,10 @@ pub fn handle(context: &mut Context<'_>) -> Next {
         Exit::Msr(direction) => msr::handle(context, direction),
         Exit::PageFault(fault) => page_fault::handle(context.vcpu, context.mmu, context.memory, fault),
         Exit::VmmCall => hypercall::vmmcall(context),
-        Exit::Exception(exception) => exception::handle(context, exception),
-        Exit::ControlRegister => cr::handle(context),
-        Exit::DebugRegister => dr::handle(context),
-        Exit::Window => window::handle(context.vcpu),
-        Exit::Iret => iret::handle(context.vcpu),
-        Exit::Cache(code) => cache::handle(context, code),
-        Exit::Icebp => icebp::handle(context),
-        Exit::ReadCounter => context.inject(Exception::GP0),
-        Exit::Halt => halt::handle(context),
         Exit::Interrupt => interrupt::handle(),
-        Exit::Shutdown => shutdown::handle(context.vcpu),
-        Exit::Undefined => context.inject(Exception::UD),
-        Exit::Invalid => invalid::handle(context.vcpu),
-        Exit::Other => context.unhandled(),
+        Exit::Other => {
+            let Context { vcpu, mmu, memory, contract, hypervisor, hw } = context;
+            rare::handle(Context { vcpu, mmu, memory, contract, hypervisor, hw: *hw })
+        }
     }
 }

@@ -30,7 +30,10 @@ impl Direction {
 pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
     match direction {
         Direction::Read => rdmsr(context),
-        Direction::Write => wrmsr(context),
+        Direction::Write => {
+            let Context { vcpu, mmu, memory, contract, hypervisor, hw } = context;
+            wrmsr(Context { vcpu, mmu, memory, contract, hypervisor, hw: *hw })
+        }
     }
 }
 
@@ -47,7 +50,9 @@ fn rdmsr(context: &mut Context<'_>) -> Next {
     context.skip_to(next)
 }
 
-fn wrmsr(context: &mut Context<'_>) -> Next {
+#[inline(never)]
+fn wrmsr(mut context: Context<'_>) -> Next {
+    let context = &mut context;
     let Some(next) = context.next_rip(Opcode::WRMSR) else {
         return context.unhandled();
     };

@@ -14,7 +14,7 @@ use crate::{
 };
 use alloc::{sync::Arc, vec::Vec};
 use bitflags::bitflags;
-use core::ops::Range;
+use core::{num::NonZeroU64, ops::Range};
 
 /// Slots of a chunk, and so guest frames: 2 MiB of guest memory.
 const CHUNK_SLOTS: usize = Gfn::CHUNK as usize;
@@ -70,30 +70,44 @@ impl HostRights {
 
 /// A host frame that guest memory keeps alive: the only thing that a shadow leaf is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GuestFrame(Slot);
+pub struct GuestFrame(NonZeroU64);
 
 impl GuestFrame {
+    /// The frame in a slot, if there is one.
+    #[inline]
+    const fn of(slot: Slot) -> Option<Self> {
+        match NonZeroU64::new(slot) {
+            Some(slot) => Some(Self(slot)),
+            None => None,
+        }
+    }
+
+    #[inline]
+    const fn slot(self) -> Slot {
+        self.0.get()
+    }
+
     /// Where the frame lies.
     #[inline]
     pub const fn hpa(self) -> Hpa {
-        Hpa(self.0 & ADDRESS)
+        Hpa(self.slot() & ADDRESS)
     }
 
     /// What the host lets the guest do with it.
     pub const fn rights(self) -> HostRights {
-        HostRights::decode(self.0)
+        HostRights::decode(self.slot())
     }
 
     /// Whether the guest's writes may go to this very frame: it may write, and need not be given a copy first.
     #[inline]
     pub const fn takes_writes(self) -> bool {
-        self.0 & (SHARED | NO_WRITE) == 0
+        self.slot() & (SHARED | NO_WRITE) == 0
     }
 
     /// Whether the guest may execute it.
     #[inline]
     pub const fn takes_fetches(self) -> bool {
-        self.0 & NO_EXECUTE == 0
+        self.slot() & NO_EXECUTE == 0
     }
 }
 
@@ -136,8 +150,8 @@ struct Directory {
     frames: Frames,
     chunks: Vec<Option<Chunk>>,
     pages: u64,
-    /// What frames that nobody has touched yet will allow.
-    untouched: HostRights,
+    /// What frames that nobody has touched yet will allow: the flags of their slots.
+    untouched: Slot,
     /// Chunks that are outside memory although others lie behind them; they are never there.
     hole: Range<usize>,
 }
@@ -152,7 +166,7 @@ impl Directory {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize_with(count, || None);
-        Ok(Self { frames, chunks, pages, untouched: HostRights::all(), hole })
+        Ok(Self { frames, chunks, pages, untouched: 0, hole })
     }
 
     /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
@@ -266,7 +280,7 @@ impl GuestMemory {
 
     /// Sets what the host lets the guest do with frames that nobody has touched yet, once they are.
     pub const fn restrict_untouched(&mut self, rights: HostRights) {
-        self.directory.untouched = rights;
+        self.directory.untouched = rights.encode();
     }
 
     /// Size in bytes.
@@ -282,7 +296,7 @@ impl GuestMemory {
     /// Tells which host frame stands behind `gfn`, if any does: `None` outside memory and for a frame never touched.
     #[inline]
     pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
-        self.directory.slot(gfn, self.base.as_ref()).filter(|&slot| slot != 0).map(GuestFrame)
+        self.directory.slot(gfn, self.base.as_ref()).and_then(GuestFrame::of)
     }
 
     /// The frames of the chunk that `gfn` belongs to, if any was ever touched.
@@ -298,16 +312,15 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
-    #[inline]
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
-        if slot == 0 {
-            return self.first_touch(gfn);
-        }
+        let Some(frame) = GuestFrame::of(slot) else {
+            return Ok((self.first_touch(gfn)?, Touched::Zeroed));
+        };
         if slot & (SHARED | NO_WRITE) == SHARED && intent == Intent::Write {
             return self.copy(gfn, slot);
         }
-        Ok((GuestFrame(slot), Touched::Present))
+        Ok((frame, Touched::Present))
     }
 
     /// Puts a host frame behind `gfn` that the host itself may write, whatever the guest may do with it.
@@ -316,14 +329,20 @@ impl GuestMemory {
     /// As [`GuestMemory::touch`].
     pub fn touch_by_host(&mut self, gfn: Gfn) -> Result<(GuestFrame, Touched), Error> {
         let (frame, touched) = self.touch(gfn, Intent::Write)?;
-        if frame.0 & SHARED != 0 { self.copy(gfn, frame.0) } else { Ok((frame, touched)) }
+        if frame.slot() & SHARED != 0 { self.copy(gfn, frame.slot()) } else { Ok((frame, touched)) }
     }
 
-    #[inline]
-    fn first_touch(&mut self, gfn: Gfn) -> Result<(GuestFrame, Touched), Error> {
+    /// Puts a zeroed host frame behind `gfn`, which lies in memory and has none.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`], [`Error::NoFrames`].
+    pub fn first_touch(&mut self, gfn: Gfn) -> Result<GuestFrame, Error> {
+        if gfn.0 >= self.directory.pages {
+            return Err(Error::OutsideMemory(gfn.gpa()));
+        }
         let frame = self.directory.frames.take_zeroed()?;
         self.counts.zeroed += 1;
-        Ok((self.put(gfn, frame, self.directory.untouched.encode())?, Touched::Zeroed))
+        self.put(gfn, frame, self.directory.untouched)
     }
 
     /// Puts a private copy of the shared frame in `slot` behind `gfn`.
@@ -381,7 +400,7 @@ impl GuestMemory {
                 Error::OutsideMemory(_) => Error::OutsideMemory(at),
                 other => other,
             })?;
-            let count = self.view(frame.0).write(at.page_offset(), from);
+            let count = self.view(frame.slot()).write(at.page_offset(), from);
             (from, at) = (&from[count..], at.wrapping_add(count as u64));
         }
         Ok(())
@@ -390,7 +409,7 @@ impl GuestMemory {
     /// Raw access to a frame that this memory gave out. Frames leave guest memory only when it is dropped, so it is still there.
     #[inline]
     pub(crate) fn view_frame(&self, frame: GuestFrame) -> FrameRef<'_> {
-        self.view(frame.0)
+        self.view(frame.slot())
     }
 
     #[inline]
@@ -408,7 +427,7 @@ impl GuestMemory {
         };
         let slot = frame.into_hpa().0 | rights;
         slots[gfn.place()] = slot;
-        Ok(GuestFrame(slot))
+        GuestFrame::of(slot).ok_or(Error::NoFrames)
     }
 
     #[cold]
@@ -437,11 +456,10 @@ impl GuestMemory {
 pub struct FrameChunk<'a>(&'a [Slot; CHUNK_SLOTS]);
 
 impl FrameChunk<'_> {
-    /// Tells which host frame stands behind `gfn`, of this chunk, if any does.
+    /// Tells which host frame stands at a place of the chunk, if any does; beyond its 512 places none does.
     #[inline]
-    pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
-        let slot = self.0[gfn.place()];
-        (slot != 0).then_some(GuestFrame(slot))
+    pub fn at(&self, place: usize) -> Option<GuestFrame> {
+        self.0.get(place).copied().and_then(GuestFrame::of)
     }
 }
 

@@ -9,10 +9,8 @@ use crate::{mem::GuestFrame, x86::Entry};
 /// Makes a leaf: what the guest allows (`allowed`, of [`flags`]), unless the host forbids it, or the frame holds a table that is in step.
 #[inline]
 pub(super) fn make(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
-    let mut leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
-    if !frame.takes_writes() | (holds == Holds::Table) {
-        leaf -= Entry::WRITABLE;
-    }
+    let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
+    let leaf = if !frame.takes_writes() | (holds == Holds::Table) { leaf - Entry::WRITABLE } else { leaf };
     if frame.takes_fetches() { leaf } else { leaf | Entry::NO_EXECUTE }
 }
 

@@ -179,6 +179,7 @@ impl ShadowMmu {
     ///
     /// # Errors
     /// [`Error::NoFrames`] and [`Error::NoHeap`]: the host has no memory for the guest.
+    #[inline]
     pub fn fault(
         &mut self,
         memory: &mut GuestMemory,
@@ -186,13 +187,57 @@ impl ShadowMmu {
         address: Gva,
         access: Access,
     ) -> Result<(Outcome, FlushDuty), Error> {
+        match self.fill_empty(memory, paging, address, access) {
+            Some(()) => Ok((Outcome::Filled, FlushDuty::None)),
+            None => self.fill_any(memory, paging, address, access),
+        }
+    }
+
+    /// Serves the common fault: `address` lies in the region that was filled last, nothing in the guest's tables has to be set or refused, and no entry has to go.
+    /// `None` where that does not hold; nothing has changed then that the guest could see.
+    #[inline]
+    fn fill_empty(&mut self, memory: &mut GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<()> {
+        let Region { number, source: Pages::Table(start), above, shadow, .. } = self.recent else { return None };
+        if number != address.0 / span(2) && !planted(Bug::RecentRegionIsNotCompared) {
+            return None;
+        }
+        let here = Leaf { table: shadow, entry: index(address, 1) as u32 };
+        let entry = Entry::from_bits_retain(memory.load(Gpa(start.0 + u64::from(here.entry) * 8))?);
+        let rights = walk::by_last_entry(entry, paging, access, above)?;
+        let gfn = Gpa(entry.address()).gfn();
+        let (frame, touched) = match memory.present(gfn) {
+            Some(frame) => (frame, Touched::Present),
+            None => (memory.first_touch(gfn).ok()?, Touched::Zeroed),
+        };
+        if is_denied(frame, access.kind) || !self.tables.entry(here).is_empty() {
+            return None;
+        }
+        let rights = leaf::clean_rights(rights, entry);
+        let holds = self.reverse.chunk(gfn)?.try_add(gfn.place(), here)?;
+        if access.kind == Kind::Write && (holds == Holds::Table || !rights.contains(Rights::WRITE)) {
+            return None;
+        }
+        self.tables.store(here, leaf::make(frame, leaf::flags(rights), holds));
+        // Where the frame itself was new, those of the neighbours will hardly be there.
+        if touched == Touched::Present {
+            self.prefetch(memory, paging, here, gfn);
+        }
+        Some(())
+    }
+
+    /// Serves any fault, by a walk of the guest's tables.
+    #[inline(never)]
+    fn fill_any(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        access: Access,
+    ) -> Result<(Outcome, FlushDuty), Error> {
         let mut duty = FlushDuty::None;
-        let (entry, rights) = match self.recent_entry(memory, paging, address, access) {
-            Some(known) => known,
-            None => match self.walk(memory, paging, address, access, &mut duty)? {
-                Ok(found) => found,
-                Err(fault) => return Ok((Outcome::Guest(fault), duty)),
-            },
+        let (entry, rights) = match self.walk(memory, paging, address, access, &mut duty)? {
+            Ok(found) => found,
+            Err(fault) => return Ok((Outcome::Guest(fault), duty)),
         };
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
         let gpa = Gpa(entry.address() | address.page_offset() as u64);
@@ -212,23 +257,10 @@ impl ShadowMmu {
             return Ok((Outcome::Inexpressible(gpa), duty));
         };
         duty = duty.and(self.set_leaf(here, gfn, frame, rights, intent, address)?);
-        // Where the frame itself was new, those of the neighbours will hardly be there.
         if touched == Touched::Present {
-            self.prefetch(memory, paging, here);
+            self.prefetch(memory, paging, here, gfn);
         }
         Ok((Outcome::Filled, duty))
-    }
-
-    /// The entry for `address` if it lies in the region that was filled last and nothing has to be set or refused.
-    #[inline]
-    fn recent_entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<(Entry, Rights)> {
-        let region = &self.recent;
-        let Pages::Table(start) = region.source else { return None };
-        if region.number != address.0 / span(2) && !planted(Bug::RecentRegionIsNotCompared) {
-            return None;
-        }
-        let entry = Entry::from_bits_retain(memory.load(Gpa(start.0 + index(address, 1) as u64 * 8))?);
-        walk::by_last_entry(entry, paging, access, region.above).map(|rights| (entry, rights))
     }
 
     /// Walks the guest's tables, links the region's shadow table, and gives the entry for `address`.
@@ -307,7 +339,6 @@ impl ShadowMmu {
         stale.and(owed)
     }
 
-    #[inline]
     fn set_leaf(
         &mut self,
         at: Leaf,

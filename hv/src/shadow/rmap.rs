@@ -25,8 +25,9 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    #[inline]
     const fn pack(self) -> u64 {
-        (self.table as u64) << 9 | self.entry as u64
+        ((self.table << 9) + self.entry) as u64
     }
 
     const fn unpack(raw: u64) -> Self {
@@ -165,23 +166,22 @@ impl ReverseMap {
 pub struct LeafChunk<'a>(&'a mut [Word; CHUNK]);
 
 impl LeafChunk<'_> {
-    /// Records that `leaf` maps `gfn`, of this chunk, if that is its only leaf, and tells what the frame holds.
+    /// Records that `leaf` maps the frame at `place` (modulo 512) if that is its only leaf, and tells what the frame holds.
     #[inline]
-    pub fn try_add(&mut self, gfn: Gfn, leaf: Leaf) -> Option<Holds> {
-        add_alone(&mut self.0[gfn.place()], leaf)
+    pub fn try_add(&mut self, place: usize, leaf: Leaf) -> Option<Holds> {
+        add_alone(&mut self.0[place & (CHUNK - 1)], leaf)
     }
 }
 
 /// Puts `leaf` into a word that has none, or has it already.
 #[inline]
 fn add_alone(word: &mut Word, leaf: Leaf) -> Option<Holds> {
-    let alone = leaf.pack() << PAYLOAD | ONE;
-    if *word & !TABLE == 0 {
-        *word |= alone;
-    } else if *word & !TABLE != alone {
+    let (alone, now) = (leaf.pack() << PAYLOAD | ONE, *word);
+    if now & !TABLE != 0 && now & !TABLE != alone {
         return None;
     }
-    Some(Holds::of(*word))
+    *word = now | alone;
+    Some(Holds::of(now))
 }
 
 /// What a guest frame holds.
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(map.add(Gfn(0), leaf(i)), Ok((Holds::Data, None)));
         }
         assert_eq!(map.add(Gfn(0), leaf(100)), Ok((Holds::Data, Some(leaf(0)))));
-        assert_eq!(map.chunk(Gfn(0)).unwrap().try_add(Gfn(0), leaf(101)), None, "a list is not for prefetching");
+        assert_eq!(map.chunk(Gfn(0)).unwrap().try_add(0, leaf(101)), None, "a list is not for prefetching");
         assert_eq!(leaves(&map, Gfn(0)).len(), MAX_LEAVES);
         assert_eq!(map.add(Gfn(1024), leaf(0)), Err(Error::OutsideMemory(Gfn(1024).gpa())));
     }

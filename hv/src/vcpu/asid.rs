@@ -28,20 +28,20 @@ pub(super) enum Fresh {
     FlushAll,
 }
 
-/// Generations count in the low bits; the CPU's number stands above.
+/// Generations count in the low bits, from 1 on; the CPU's number stands above.
 const CPU_SHIFT: u32 = 48;
 
 impl AsidPool {
     /// The pool of the CPU with that number; `count` is what CPUID 8000_000A EBX says, at least 2.
     pub const fn new(cpu: u16, count: u32) -> Self {
         // As the seed does it: the first ASID is handed out as if the last generation had just run out.
-        Self { count, next: count, generation: (cpu as u64) << CPU_SHIFT }
+        Self { count, next: count, generation: (cpu as u64) << CPU_SHIFT | 1 }
     }
 
     /// Tells whether a tag is good on this CPU now.
     #[inline]
     pub(super) fn holds(&self, tag: AsidTag) -> bool {
-        (tag.generation == self.generation || planted(Bug::OldAsidIsKept)) && tag.asid != 0
+        tag.generation == self.generation || (planted(Bug::OldAsidIsKept) && tag.asid != 0)
     }
 
     /// Hands out an ASID that no translation is tagged with, once what it asks for is done.

@@ -3,6 +3,7 @@
 
 use super::{asid::AsidPool, fpu::FpuState, setup::Hypervisor};
 use crate::{
+    addr::Hpa,
     error::{Error, NoSvm},
     hw::Hw,
     mem::Frame,
@@ -60,7 +61,8 @@ impl Kick {
 /// A CPU with SVM on. One per processor; it stays on its processor. Dropping it switches SVM off.
 pub struct Cpu<H: Hw> {
     pub(super) hw: H,
-    pub(super) host_area: Frame,
+    /// Where the host's registers are saved that VMRUN does not.
+    pub(super) host_area: Hpa,
     pub(super) asids: AsidPool,
     pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
@@ -70,7 +72,7 @@ pub struct Cpu<H: Hw> {
     /// The clean bits that the processor knows.
     pub(super) clean_mask: Clean,
     kick: &'static Kick,
-    _save_area: Frame,
+    _areas: [Frame; 2],
 }
 
 impl<H: Hw> Cpu<H> {
@@ -95,7 +97,7 @@ impl<H: Hw> Cpu<H> {
         let asids = AsidPool::new(number, asids);
         Ok(Self {
             hw,
-            host_area,
+            host_area: host_area.hpa(),
             asids,
             fpu_owner: Weak::new(),
             counters,
@@ -103,7 +105,7 @@ impl<H: Hw> Cpu<H> {
             breakpoints: [0; 4],
             clean_mask,
             kick,
-            _save_area: save_area,
+            _areas: [save_area, host_area],
         })
     }
 

@@ -19,7 +19,7 @@ impl Vcpu {
             self.vmcb.control.tsc_offset = cpu.hw.tsc().wrapping_neg();
         }
         cpu.counters.host_saves += 1;
-        let area = cpu.host_area.hpa();
+        let area = cpu.host_area;
         // SAFETY: a `Cpu` exists only while SVM is on; `host_area` is its own frame.
         unsafe { cpu.hw.save_host(area) };
     }
@@ -38,7 +38,7 @@ impl Vcpu {
             self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
         }
         self.vmcb.control.clean = (self.clean & cpu.clean_mask).bits();
-        let (vmcb_at, host_area) = (self.vmcb.hpa(), cpu.host_area.hpa());
+        let (vmcb_at, host_area) = (self.vmcb_at, cpu.host_area);
         // SAFETY: what a guest can reach, and why that is its own:
         // 1. Memory: CR3 is the root of this VM's shadow tables. Every leaf there was made by `shadow::leaf_of` from a `GuestFrame`, which only this VM's
         //    memory gives out; tables and frames that left use are in quarantine until the duty above was discharged, and carry no guest cache bits.

@@ -167,6 +167,7 @@ impl Vcpu {
     /// Decides what the next entry delivers, and which windows it watches for.
     #[cold]
     pub(super) fn prepare_events(&mut self) {
+        self.follow_iret();
         let chosen = self.choose_event();
         if let Some(event) = chosen {
             self.vmcb.control.event_injection = event.encode();
@@ -236,8 +237,7 @@ impl Vcpu {
         self.clean.remove(Clean::INTERCEPTS);
     }
 
-    /// Takes note, behind an exit, of an IRET that has been executed by now.
-    #[cold]
+    /// Takes note of an IRET that has been executed by now.
     fn follow_iret(&mut self) {
         let Nmis::EndingAt(rip) = self.events.nmis else { return };
         if self.vmcb.save.rip != rip {
@@ -260,9 +260,6 @@ impl Vcpu {
     pub(super) fn requeue(&mut self, interrupted: u64) {
         if Event::is_valid(interrupted) {
             self.requeue_lost(interrupted);
-        }
-        if self.events.attention {
-            self.follow_iret();
         }
     }
 

@@ -31,17 +31,19 @@ impl InstructionBytes {
 
 impl Vcpu {
     /// Linear address of the instruction at RIP.
-    #[inline(always)]
     pub(crate) fn code_address(&self) -> Gva {
+        self.code_address_in(self.code_mode())
+    }
+
+    #[inline(always)]
+    fn code_address_in(&self, mode: CodeMode) -> Gva {
         let save = &self.vmcb.save;
-        if self.code_mode() == CodeMode::Bits64 { Gva(save.rip) } else { Gva(save.cs.base.wrapping_add(save.rip) & 0xffff_ffff) }
+        if mode == CodeMode::Bits64 { Gva(save.rip) } else { Gva(save.cs.base.wrapping_add(save.rip) & 0xffff_ffff) }
     }
 
     /// The address `length` bytes behind RIP, as the code's size wraps it.
-    #[inline(always)]
     pub(crate) fn rip_behind(&self, length: u64) -> u64 {
-        let next = self.vmcb.save.rip.wrapping_add(length);
-        if self.code_mode() == CodeMode::Bits64 { next } else { next & 0xffff_ffff }
+        self.code_mode().wrap(self.vmcb.save.rip.wrapping_add(length))
     }
 
     /// The address of the instruction behind the one at RIP, which is known to have `opcode`: from the processor where it tells, else by measuring.
@@ -52,14 +54,15 @@ impl Vcpu {
         if self.features.contains(Features::NRIP_SAVE) {
             return Some(self.vmcb.control.next_rip);
         }
-        let address = self.code_address();
+        let mode = self.code_mode();
+        let address = self.code_address_in(mode);
         let frame = self.fetch_frame(address, mmu, memory)?;
         let plain = memory.view_frame(frame).load_unaligned(address.page_offset()).and_then(|bytes| opcode.plain_length(bytes));
         let length = match plain {
             Some(length) => length,
             None => self.length_with_prefixes(opcode, mmu, memory)?,
         };
-        Some(self.rip_behind(length))
+        Some(mode.wrap(self.vmcb.save.rip.wrapping_add(length)))
     }
 
     #[cold]

@@ -21,10 +21,10 @@ pub use segments::{CodeMode, SegmentRegister};
 pub use setup::{EntryState, Hypervisor, Platform};
 
 use crate::{
-    addr::Gva,
+    addr::{Gva, Hpa},
     hw::Registers,
     mem::Page,
-    shadow::{FlushDuty, Paging, Privilege, SmapCheck},
+    shadow::{FlushDuty, Paging, PagingBits, Privilege, SmapCheck},
     svm::{Clean, Features, Vmcb},
     x86::RFlags,
 };
@@ -37,6 +37,8 @@ use fpu::FpuState;
 /// A virtual CPU.
 pub struct Vcpu {
     vmcb: Page<Vmcb>,
+    /// Where it lies.
+    vmcb_at: Hpa,
     registers: Registers,
     /// Groups of the VMCB that have not changed since the last entry.
     clean: Clean,
@@ -177,6 +179,9 @@ impl Vcpu {
     /// Whether SMAP stands against an access that `privilege` makes now. What the processor does for user code by itself, such as reading its descriptor tables, AC does not override.
     #[inline]
     pub fn smap(&self, privilege: Privilege) -> SmapCheck {
+        if !self.paging.bits().contains(PagingBits::SMAP) {
+            return SmapCheck::Overridden;
+        }
         let explicit = self.vmcb.save.cpl != 3 || privilege == Privilege::User;
         let overridden = self.vmcb.save.rflags & RFlags::ALIGNMENT_CHECK.bits() != 0;
         if explicit && overridden { SmapCheck::Overridden } else { SmapCheck::Applies }

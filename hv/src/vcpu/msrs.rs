@@ -57,8 +57,18 @@ fn is_legal_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
+/// The value of a register that never changes.
+#[cold]
+fn fixed(index: u32) -> Option<u64> {
+    MSRS.iter().find_map(|&(known, _, handling)| match handling {
+        Handling::Fixed(value) if known == index => Some(value),
+        _ => None,
+    })
+}
+
 impl Vcpu {
     /// Reads a register; `tsc` reads the processor's time stamp counter.
+    #[inline]
     pub(crate) fn read_msr(&self, index: u32, tsc: impl Fn() -> u64) -> Option<u64> {
         let save = &self.vmcb.save;
         Some(match index {
@@ -76,10 +86,7 @@ impl Vcpu {
             msr::TSC => tsc().wrapping_add(self.vmcb.control.tsc_offset),
             msr::PAT => save.g_pat,
             msr::DEBUG_CTL => save.debug_control,
-            _ => match MSRS.iter().find(|(known, ..)| *known == index)?.2 {
-                Handling::Fixed(value) => value,
-                _ => return None,
-            },
+            _ => return fixed(index),
         })
     }
 

@@ -31,6 +31,18 @@ pub enum CodeMode {
     Bits16,
 }
 
+impl CodeMode {
+    /// An instruction pointer, as wide as the code's.
+    #[inline(always)]
+    pub(super) const fn wrap(self, rip: u64) -> u64 {
+        match self {
+            Self::Bits64 => rip,
+            Self::Bits32 => rip & 0xffff_ffff,
+            Self::Bits16 => rip & 0xffff,
+        }
+    }
+}
+
 impl Vcpu {
     /// Reads a segment register. An unusable one has no attributes.
     pub fn segment(&self, register: SegmentRegister) -> Segment {

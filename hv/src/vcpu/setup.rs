@@ -170,6 +170,7 @@ impl Vcpu {
         }
         let control = entry.control();
         let mut vcpu = Self {
+            vmcb_at: vmcb.hpa(),
             vmcb,
             registers,
             clean: Clean::empty(),

@@ -72,8 +72,7 @@ impl Pool {
     fn take_batch(&mut self, cache: &Cache) {
         for zone in [&mut self.high, &mut self.low] {
             if let Some(first) = zone.alloc(BATCH) {
-                // The lowest comes out first.
-                (first..first + BATCH).rev().for_each(|frame| cache.push(address(frame)));
+                cache.fill(first);
                 self.taken += BATCH as u64;
                 return;
             }
@@ -147,6 +146,13 @@ impl Cache {
             pool.give(spilled);
         }
         self.push(frame);
+    }
+
+    /// Fills an empty cache with the batch of neighbours from `first` on; the lowest comes out first.
+    fn fill(&self, first: usize) {
+        let batch = &self.frames[..BATCH];
+        batch.iter().zip((first..first + BATCH).rev()).for_each(|(place, frame)| place.set(address(frame)));
+        self.count.set(BATCH);
     }
 
     /// Puts in a frame for which there is room.
