@@ -2,7 +2,10 @@
 
 use Frames::{Absent, Present};
 use Register::{R8, R11, Rbx};
-use wire::bench::{Frames, Register, layout::COUNT, layout::PAGES};
+use wire::bench::{
+    Frames, Register,
+    layout::{COUNT, FRAMES, PAGES},
+};
 
 /// A row.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -53,6 +56,9 @@ const TIMES: u64 = 2000;
 /// The floor of what hv does by itself: a world switch with all registers, VMLOAD and VMSAVE.
 const SWITCH: &str = "full_switch_vmmcall";
 const EVERY_PAGE: &[(Register, u64)] = &[(Rbx, PAGES), (R11, 4096)];
+/// Memory as the loader maps it, by 2 MiB pages: what a guest's heap is made of.
+const HEAP_PAGES: &[(Register, u64)] = &[(Rbx, FRAMES), (R11, 4096)];
+const HEAP_COUNT: u64 = 3000;
 const EVERY_8TH: &[(Register, u64)] = &[(Rbx, PAGES), (R11, 8 * 4096)];
 
 /// All rows, in the order in which they are measured and shown.
@@ -71,11 +77,8 @@ pub const ROWS: &[Row] = &[
         .floor("shadow_fault_fill_one_pte")
         .kvm("f_touch_pass1"),
     row("fault/absent", touch(EVERY_PAGE, COUNT, Absent)).mean().target(950).kvm("f_touch_unpopulated"),
-    row("fault/sparse", touch(EVERY_8TH, COUNT / 8, Present))
-        .mean()
-        .target(600)
-        .kvm("f_touch_every_8th")
-        .missed("a fault fills 32 neighbours, of which this row touches four; they make fault/sweep fast"),
+    row("fault/heap", touch(HEAP_PAGES, HEAP_COUNT, Absent)).mean(),
+    row("fault/sparse", touch(EVERY_8TH, COUNT / 8, Present)).mean().target(600).kvm("f_touch_every_8th"),
     row("cold/64k", ColdStart("cold_64k", 2 << 20)).target(15_000).kvm("e_cold_64K_2M_other_vm_alive_total"),
     row("cold/1m", ColdStart("cold_1m", 16 << 20)).target(30_000).kvm("e_cold_1M_16M_other_vm_alive_total"),
     row("clock/read", Loop("clock", TIMES, &[(R8, 1 << 32)], Present)).exits(0.0),
@@ -119,7 +122,8 @@ impl Row {
         Self { kvm: Some(figure), ..self }
     }
 
-    const fn missed(self, reason: &'static str) -> Self {
+    /// Says why the row misses its target, as long as it does; a test demands that for every committed figure that misses one.
+    pub const fn missed(self, reason: &'static str) -> Self {
         Self { missed: Some(reason), ..self }
     }
 
