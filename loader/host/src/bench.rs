@@ -232,6 +232,7 @@ fn cpu_seam(cpu: &Cpu<Processor>) -> Seam {
         address_flushes: done.address_flushes,
         fpu_switches: done.fpu_switches,
         msr_writes: done.msr_writes,
+        debug_writes: done.debug_writes,
         ..Seam::default()
     }
 }

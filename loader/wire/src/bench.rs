@@ -119,8 +119,7 @@ pub struct Summary {
     pub mean: u64,
 }
 
-/// What was done at the seam between hv and the processor. Control and debug registers, and the APIC, are not listed: the seam has no
-/// way to them.
+/// What was done at the seam between hv and the processor. Control registers and the APIC are not listed: the seam has no way to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Seam {
     /// World switches out of the guest.
@@ -137,6 +136,8 @@ pub struct Seam {
     pub fpu_switches: u64,
     /// MSRs written.
     pub msr_writes: u64,
+    /// Debug registers written.
+    pub debug_writes: u64,
     /// Pages filled with zeros.
     pub pages_zeroed: u64,
     /// Pages copied.
@@ -154,6 +155,7 @@ impl Seam {
             address_flushes: with(self.address_flushes, other.address_flushes),
             fpu_switches: with(self.fpu_switches, other.fpu_switches),
             msr_writes: with(self.msr_writes, other.msr_writes),
+            debug_writes: with(self.debug_writes, other.debug_writes),
             pages_zeroed: with(self.pages_zeroed, other.pages_zeroed),
             pages_copied: with(self.pages_copied, other.pages_copied),
         }

@@ -61,6 +61,7 @@ impl Figure {
             ("address_flushes", seam.address_flushes),
             ("fpu_switches", seam.fpu_switches),
             ("msr_writes", seam.msr_writes),
+            ("debug_writes", seam.debug_writes),
             ("pages_zeroed", seam.pages_zeroed),
             ("pages_copied", seam.pages_copied),
         ];
@@ -303,7 +304,7 @@ mod tests {
         let lean: Vec<_> = saved.rows.iter().filter(|row| LEAN.iter().any(|start| row.name.starts_with(start))).collect();
         assert!(lean.len() >= 5);
         for row in lean {
-            for count in ["asid_flushes", "address_flushes", "fpu_switches", "msr_writes"] {
+            for count in ["asid_flushes", "address_flushes", "fpu_switches", "msr_writes", "debug_writes"] {
                 assert_eq!(row.seam[count], 0.0, "{}: {count}", row.name);
             }
         }

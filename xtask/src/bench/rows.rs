@@ -84,7 +84,8 @@ pub const ROWS: &[Row] = &[
     row("clock/read", Loop("clock", TIMES, &[(R8, 1 << 32)], Present)).exits(0.0),
 ];
 
-/// What stands before the names of the rows whose exits must leave the processor's state alone: no flush, no FPU switch, no MSR write.
+/// What stands before the names of the rows whose exits must leave the processor's state alone: no flush, no FPU switch, no write of an MSR
+/// or a debug register.
 pub const LEAN: [&str; 2] = ["exit/", "hypercall/"];
 
 const fn row(name: &'static str, how: How) -> Row {
