@@ -14,7 +14,7 @@
 //! | [`backtrace`] | says where a guest was when it ended for what it did |
 //! | [`trace`] | trace file and tables of `cargo xtask run` |
 //! | [`mod@test`] | `cargo xtask test` |
-//! | [`bench`] | `cargo xtask bench` |
+//! | [`mod@bench`] | `cargo xtask bench` |
 //! | [`check`] | `cargo xtask check` |
 //! | [`peer`] | Linux KVM and the bare floor, measured in the same QEMU |
 //! | [`figure`] | draws the comparison |
