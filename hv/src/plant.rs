@@ -61,8 +61,6 @@ bugs! {
     Cr0OwesNothing,
     /// A change of CR4 that the translations depend on owes no flush.
     Cr4OwesNothing,
-    /// A change of EFER.NXE owes no flush.
-    EferOwesNothing,
     /// Making the leaves of a table's frame read-only owes no flush.
     ProtectOwesNothing,
     /// Removing the leaves of a frame that was copied owes no flush.
@@ -85,8 +83,6 @@ bugs! {
     LeavesStay,
     /// A leaf that hv removes for one frame is removed whatever it maps.
     LeavesAreNotCompared,
-    /// The region that was filled last is used for every address.
-    RecentRegionIsNotCompared,
     /// Instruction bytes are read from the page that they were read from last, whatever became of its translation.
     FetchPageIsNotCompared,
     /// Shadow tables are found without regard to what the levels above allow.
@@ -111,13 +107,13 @@ bugs! {
     PaeIsNotForced,
     /// CR4 has every bit that the guest gave it.
     Cr4IsNotMasked,
-    /// EFER.NXE is as the guest has it.
+    /// EFER.NXE is not set.
     NoExecuteIsNotForced,
     /// EFER.SVME is not set.
     SvmeIsNotForced,
     /// EFER.LME is as the guest has it, whatever LMA is.
     LmeIsNotForced,
-    /// Page faults are not intercepted.
+    /// Page faults, and exceptions that could hang the processor, are not intercepted.
     PageFaultsAreNotForced,
     /// Writes of control registers are not intercepted.
     ControlRegistersAreNotForced,
@@ -137,8 +133,6 @@ bugs! {
     // Quarantine.
     /// A table that leaves use is given back at once.
     TablesSkipQuarantine,
-    /// Quarantine ends before the flush.
-    QuarantineEndsEarly,
 
     // Clean bits.
     /// A change of CR0, CR3, CR4 or EFER leaves its clean bit set.

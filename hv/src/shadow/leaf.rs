@@ -4,13 +4,18 @@ use super::{
     paging::{Access, Kind, Paging, PagingBits, Privilege, Rights},
     rmap::Holds,
 };
-use crate::{mem::GuestFrame, x86::Entry};
+use crate::{
+    mem::GuestFrame,
+    plant::{Bug, planted},
+    x86::Entry,
+};
 
 /// Makes a leaf: what the guest allows (`allowed`, of [`flags`]), unless the host forbids it, or the frame holds a table that is in step.
 #[inline]
 pub(super) fn make(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
     let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
-    let leaf = if !frame.takes_writes() | (holds == Holds::Table) { leaf - Entry::WRITABLE } else { leaf };
+    let kept = !frame.takes_writes() & !planted(Bug::HostRightsAreIgnored);
+    let leaf = if kept | (holds == Holds::Table) { leaf - Entry::WRITABLE } else { leaf };
     if frame.takes_fetches() { leaf } else { leaf | Entry::NO_EXECUTE }
 }
 
@@ -27,7 +32,7 @@ pub(super) fn flags(rights: Rights) -> Entry {
 /// What the leaf for a last-level entry allows, where all levels together allow `rights`: a clean page is read-only, so that the first write comes here and sets the dirty bit.
 #[inline]
 pub(super) fn clean_rights(rights: Rights, entry: Entry) -> Rights {
-    if entry.contains(Entry::DIRTY) { rights } else { rights - Rights::WRITE }
+    if entry.contains(Entry::DIRTY) | planted(Bug::CleanPageIsWritable) { rights } else { rights - Rights::WRITE }
 }
 
 /// What the leaf for an allowed access allows; `None` when no leaf can allow it without allowing more.
@@ -51,7 +56,9 @@ fn against_rights(rights: Rights, access: Access, paging: &Paging) -> Option<Rig
             // A supervisor page would be open to accesses that SMAP forbids.
             return None;
         }
-        leaf -= Rights::USER;
+        if !planted(Bug::SupervisorPageIsUsers) {
+            leaf -= Rights::USER;
+        }
         if paging.bits().contains(PagingBits::SMEP) {
             leaf -= Rights::EXECUTE;
         }

@@ -4,6 +4,7 @@ use super::paging::{Access, Kind, LEVELS, Mode, Paging, PagingBits, Rights};
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_SHIFT},
     mem::{GuestMemory, Intent, Touched},
+    plant::{Bug, planted},
     x86::{ADDRESS_MASK, Entry, Exception, PageFaultCode, Vector},
 };
 
@@ -118,7 +119,8 @@ fn by_64_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access
     let (mut level, mut table) = (LEVELS, paging.top_table());
     if paging.mode() == Mode::Pae {
         // PDPTEs were checked when they were latched; they carry no rights (APM vol. 2, 5.2.3).
-        let pdpte = paging.pdpte(address.0);
+        let latched = paging.pdpte(address.0);
+        let pdpte = if planted(Bug::PdptesAreNotLatched) { pdpte_in_memory(memory, paging, address) } else { latched };
         if !pdpte.contains(Entry::PRESENT) {
             return Err(owed(address, PageFaultCode::empty(), access, paging));
         }
@@ -145,6 +147,12 @@ fn by_64_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access
     let offset = span(level) - 1;
     let gpa = Gpa(leaf.address() & !offset | address.0 & offset);
     Ok(Translation { gpa, level, above, steps, top: paging.top_table() })
+}
+
+/// The PDPTE for `address` as memory has it now, which is not what counts.
+#[cold]
+fn pdpte_in_memory(memory: &GuestMemory, paging: &Paging, address: Gva) -> Entry {
+    Entry::from_bits_retain(load(memory, Gpa((paging.cr3() & !31) + (address.0 >> 30 & 3) * 8)))
 }
 
 /// Bytes that a 4 MiB page has.
@@ -226,7 +234,10 @@ pub fn walk(
     for _ in 0..TRIES {
         let mut found = match translate(memory, paging, address, access) {
             Ok(found) => found,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => {
+                mark_passed(memory, paging, address, &mut touched)?;
+                return Ok(Err(fault));
+            }
         };
         let mut raced = false;
         for level in found.level..=paging.mode().top() {
@@ -234,13 +245,7 @@ pub fn walk(
             let dirty = if level == found.level && access.kind == Kind::Write { Entry::DIRTY } else { Entry::empty() };
             let used = (Entry::ACCESSED | dirty).bits();
             if raw & used != used {
-                match memory.touch(at.gfn(), Intent::Write) {
-                    Ok((_, done)) => touched(at.gfn(), done),
-                    // Absent memory takes no writes.
-                    Err(crate::Error::OutsideMemory(_)) => {}
-                    Err(error) => return Err(error),
-                }
-                raced |= replace(memory, paging, at, raw, raw | used) == Some(false);
+                raced |= mark(memory, paging, at, raw, raw | used, &mut touched)? == Some(false);
                 found.steps[level - 1].entry |= Entry::from_bits_retain(used);
             }
         }
@@ -250,6 +255,67 @@ pub fn walk(
     }
     // Entries that keep changing under the walk: whatever is there now decides.
     Ok(translate(memory, paging, address, access))
+}
+
+/// Marks an entry in memory as used, if it still is `old`; as [`replace`].
+fn mark(
+    memory: &mut GuestMemory,
+    paging: &Paging,
+    at: Gpa,
+    old: u64,
+    new: u64,
+    touched: &mut impl FnMut(Gfn, Touched),
+) -> Result<Option<bool>, crate::Error> {
+    match memory.touch(at.gfn(), Intent::Write) {
+        Ok((_, done)) => touched(at.gfn(), done),
+        // Absent memory takes no writes.
+        Err(crate::Error::OutsideMemory(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(replace(memory, paging, at, old, new))
+}
+
+/// Marks the upper entries of a walk that failed below them: a table has been accessed when it has been read (APM vol. 2, 5.4.1).
+#[cold]
+fn mark_passed(
+    memory: &mut GuestMemory,
+    paging: &Paging,
+    address: Gva,
+    touched: &mut impl FnMut(Gfn, Touched),
+) -> Result<(), crate::Error> {
+    let mut table = match paging.mode() {
+        Mode::Unpaged => return Ok(()),
+        Mode::Pae if !paging.pdpte(address.0).contains(Entry::PRESENT) => return Ok(()),
+        Mode::Pae => Gpa(paging.pdpte(address.0).address()).gfn(),
+        Mode::TwoLevel | Mode::Long => paging.top_table(),
+    };
+    for level in (2..=paging.mode().top()).rev() {
+        let Step { at, raw, entry } = upper_step(memory, paging, table, address, level);
+        let has_large_pages = paging.mode() != Mode::TwoLevel || paging.bits().contains(PagingBits::LARGE_PAGES);
+        let is_page = has_large_pages && entry.contains(Entry::LARGE);
+        let is_bad = paging.mode() != Mode::TwoLevel && has_reserved_bits(entry, level, paging);
+        if !entry.contains(Entry::PRESENT) || is_page || is_bad {
+            break;
+        }
+        if !entry.contains(Entry::ACCESSED) {
+            // An entry that has changed meanwhile is another walk's.
+            mark(memory, paging, at, raw, raw | Entry::ACCESSED.bits(), touched)?;
+        }
+        table = Gpa(entry.address()).gfn();
+    }
+    Ok(())
+}
+
+/// The entry of an upper level, in either width.
+fn upper_step(memory: &GuestMemory, paging: &Paging, table: Gfn, address: Gva, level: usize) -> Step {
+    let (at, raw) = if paging.mode() == Mode::TwoLevel {
+        let at = Gpa(table.gpa().0 + (address.0 >> 22 & 1023) * 4);
+        (at, half(load(memory, Gpa(at.0 & !7)), at))
+    } else {
+        let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
+        (at, load(memory, at))
+    };
+    Step { at, raw, entry: Entry::from_bits_retain(raw) }
 }
 
 /// Replaces an entry if it still is `old`, and tells whether it was; `None` where its frame cannot be written.
@@ -288,7 +354,10 @@ fn check_entry(entry: Entry, level: usize, paging: &Paging) -> Result<(), PageFa
 fn has_reserved_bits(entry: Entry, level: usize, paging: &Paging) -> bool {
     let large = entry.contains(Entry::LARGE);
     let misaligned = if large && matches!(level, 2 | 3) { (span(level) - 1) & ADDRESS_MASK & !(1 << PAGE_SHIFT) } else { 0 };
-    entry.bits() & (paging.reserved() | misaligned) != 0 || (large && level == LEVELS)
+    // Bit 8 is a page's; PML4 entries and page-directory-pointer entries that lead to tables must not have it (APM vol. 2, figures 5-18 and 5-19).
+    let leads_to_directory = level == LEVELS || (level == 3 && !large);
+    let global = if leads_to_directory { 1 << 8 } else { 0 };
+    entry.bits() & (paging.reserved() | misaligned | global) != 0 || (large && level == LEVELS)
 }
 
 /// Tells whether a 64-bit last-level entry is present and accessed and has no reserved bit.

@@ -1,7 +1,10 @@
 //! The virtual machine control block (APM vol. 2, appendix B), every field at its offset.
 
 use super::intercept::{CR_READ_FLOOR, CR_WRITE_FLOOR, DR_FLOOR, EXCEPTION_FLOOR, Intercepts1, Intercepts2};
-use crate::x86::{Cr0Flags, Cr4Flags, EferFlags};
+use crate::{
+    plant::{Bug, planted},
+    x86::{Cr0Flags, Cr4Flags, EferFlags},
+};
 use bitflags::bitflags;
 use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -256,32 +259,61 @@ impl Vmcb {
     ///
     /// `iopm` and `msrpm` are the physical addresses of the shared permission maps.
     pub fn force(&mut self, iopm: u64, msrpm: u64) {
-        let (control, save) = (&mut self.control, &mut self.save);
         // 2. The guest runs on the shadow tables, paging on, write protection on.
-        save.cr0 = save.cr0 & !(Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH).bits()
-            | (Cr0Flags::PAGING | Cr0Flags::WRITE_PROTECT).bits();
-        save.cr4 =
-            save.cr4 & CR4_ALLOWED.bits() | (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::MACHINE_CHECK_EXCEPTION).bits();
-        let long = EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE;
-        let mode = if save.efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 { long } else { EferFlags::empty() };
-        save.efer = save.efer & EferFlags::SYSTEM_CALL_EXTENSIONS.bits()
-            | (EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE | EferFlags::NO_EXECUTE_ENABLE | mode).bits();
+        self.save.cr0 = forced_cr0(self.save.cr0);
+        self.save.cr4 = forced_cr4(self.save.cr4);
+        self.save.efer = forced_efer(self.save.efer);
         // 3. The intercept floor.
-        control.intercept_cr_reads |= CR_READ_FLOOR;
-        control.intercept_cr_writes |= CR_WRITE_FLOOR;
-        control.intercept_dr_reads |= DR_FLOOR;
-        control.intercept_dr_writes |= DR_FLOOR;
-        control.intercept_exceptions |= EXCEPTION_FLOOR;
-        control.intercepts_1 |= Intercepts1::FLOOR.bits();
-        control.intercepts_2 |= Intercepts2::FLOOR.bits();
-        control.nested_control = 0;
-        control.lbr_control = 0;
-        control.virtual_interrupt |= virtual_interrupt::V_INTR_MASKING;
+        let control = &mut self.control;
+        let unless = |bug, bits: u32| if planted(bug) { 0 } else { bits };
+        control.intercept_cr_reads |= unless(Bug::ControlRegistersAreNotForced, CR_READ_FLOOR.into()) as u16;
+        control.intercept_cr_writes |= unless(Bug::ControlRegistersAreNotForced, CR_WRITE_FLOOR.into()) as u16;
+        control.intercept_dr_reads |= unless(Bug::DebugRegistersAreNotForced, DR_FLOOR.into()) as u16;
+        control.intercept_dr_writes |= unless(Bug::DebugRegistersAreNotForced, DR_FLOOR.into()) as u16;
+        control.intercept_exceptions |= unless(Bug::PageFaultsAreNotForced, EXCEPTION_FLOOR);
+        control.intercepts_1 |= unless(Bug::Intercepts1AreNotForced, Intercepts1::FLOOR.bits());
+        control.intercepts_2 |= unless(Bug::Intercepts2AreNotForced, Intercepts2::FLOOR.bits());
+        if !planted(Bug::NestedPagingIsNotForced) {
+            (control.nested_control, control.lbr_control) = (0, 0);
+        }
+        if !planted(Bug::InterruptMaskingIsNotForced) {
+            control.virtual_interrupt |= virtual_interrupt::V_INTR_MASKING;
+        }
         // 4. The maps.
-        control.iopm_base = iopm;
-        control.msrpm_base = msrpm;
+        if !planted(Bug::MapsAreNotForced) {
+            (control.iopm_base, control.msrpm_base) = (iopm, msrpm);
+        }
     }
 }
+
+/// CR0 without cache control, with paging and write protection.
+fn forced_cr0(cr0: u64) -> u64 {
+    let unless = |bug, flags: Cr0Flags| if planted(bug) { 0 } else { flags.bits() };
+    cr0 & !unless(Bug::CacheBitsAreNotForced, Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH)
+        | unless(Bug::PagingIsNotForced, Cr0Flags::PAGING)
+        | unless(Bug::WriteProtectIsNotForced, Cr0Flags::WRITE_PROTECT)
+}
+
+/// CR4 with what is allowed, and what the host needs.
+fn forced_cr4(cr4: u64) -> u64 {
+    let allowed = if planted(Bug::Cr4IsNotMasked) { cr4 } else { cr4 & CR4_ALLOWED.bits() };
+    let pae = if planted(Bug::PaeIsNotForced) { cr4 & PAE } else { PAE };
+    allowed | pae | Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
+}
+
+/// EFER with SVM and NX on, and LME only together with LMA.
+fn forced_efer(efer: u64) -> u64 {
+    let long = EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE;
+    let mode = if efer & EferFlags::LONG_MODE_ACTIVE.bits() != 0 { long } else { EferFlags::empty() };
+    let mut kept = EferFlags::SYSTEM_CALL_EXTENSIONS;
+    kept.set(EferFlags::LONG_MODE_ENABLE, planted(Bug::LmeIsNotForced));
+    let mut set = mode;
+    set.set(EferFlags::NO_EXECUTE_ENABLE, !planted(Bug::NoExecuteIsNotForced));
+    set.set(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE, !planted(Bug::SvmeIsNotForced));
+    efer & kept.bits() | set.bits()
+}
+
+const PAE: u64 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
 
 /// CR4 bits that reach the processor while a guest runs; the others are refused or only kept for the guest to read.
 pub const CR4_ALLOWED: Cr4Flags = Cr4Flags::TIMESTAMP_DISABLE

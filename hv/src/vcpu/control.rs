@@ -1,6 +1,7 @@
 //! Control registers and EFER as the guest sees them, and what writing them does (APM vol. 2, 3.1; vol. 3, MOV CRn, WRMSR).
 
 use crate::{
+    plant::{Bug, planted},
     shadow::{Mode, PHYSICAL_BITS, Paging, PagingBits, is_legal_pdpte},
     svm::Segment,
     x86::{Cr0Flags, Cr4Flags, EferFlags, Exception},
@@ -50,6 +51,13 @@ pub enum Cached {
     Stays,
     /// They may not.
     Goes,
+}
+
+impl Cached {
+    /// What a change of those bits means for them.
+    fn of(changed: u64, without: Bug) -> Self {
+        if changed != 0 && !planted(without) { Self::Goes } else { Self::Stays }
+    }
 }
 
 /// CR0, CR3, CR4, CR8 and EFER as the guest sees them, and the PDPTEs that the processor has latched.
@@ -152,7 +160,7 @@ impl ControlRegisters {
         if (self.cr0 ^ old) & (PG | CD | NW) != 0 {
             self.latch(read)?;
         }
-        Ok((self, if (self.cr0 ^ old) & (PG | WP | PE) != 0 { Cached::Goes } else { Cached::Stays }))
+        Ok((self, Cached::of((self.cr0 ^ old) & (PG | WP | PE), Bug::Cr0OwesNothing)))
     }
 
     /// MOV to CR3.
@@ -176,12 +184,12 @@ impl ControlRegisters {
         if value & !CR4_OFFERED.bits() != 0 || (self.is_long() && value & PAE == 0) {
             return REFUSED;
         }
-        let flushes = (self.cr4 ^ value) & CR4_FLUSHES != 0;
+        let flushes = (self.cr4 ^ value) & CR4_FLUSHES;
         self.cr4 = value;
-        if flushes {
+        if flushes != 0 {
             self.latch(read)?;
         }
-        Ok((self, if flushes { Cached::Goes } else { Cached::Stays }))
+        Ok((self, Cached::of(flushes, Bug::Cr4OwesNothing)))
     }
 
     /// MOV to CR8.

@@ -4,6 +4,7 @@
 use super::{Clock, Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
 use crate::{
     hw::Hw,
+    plant::{Bug, planted},
     shadow::{FlushDuty, ShadowMmu},
     svm::{Clean, Features, TlbControl},
 };
@@ -61,6 +62,8 @@ impl Vcpu {
     fn discharge<H: Hw>(&mut self, cpu: &mut Cpu<H>, mmu: &mut ShadowMmu) {
         let holds = cpu.asids.holds(self.asid);
         match self.duty {
+            FlushDuty::Address(_) if holds && planted(Bug::AddressIsNotFlushed) => {}
+            FlushDuty::Asid if holds && planted(Bug::AsidIsNotFlushed) => {}
             FlushDuty::Address(address) if holds => {
                 cpu.hw.flush_address(address, self.asid.asid);
                 cpu.counters.address_flushes += 1;
@@ -77,7 +80,9 @@ impl Vcpu {
                 self.vmcb.control.tlb_control = control as u32;
                 cpu.counters.asid_flushes += 1;
                 // A VMCB that comes from another CPU, or from before a wrap, is not in any cache as it is now.
-                self.clean = if holds { self.clean - Clean::ASID } else { Clean::empty() };
+                let is_in_cache = holds || planted(Bug::CleanBitsTravel);
+                self.clean = if is_in_cache { self.clean - Clean::ASID } else { Clean::empty() };
+                self.clean.set(Clean::ASID, planted(Bug::AsidStaysClean));
             }
         }
         self.duty = FlushDuty::None;

@@ -24,6 +24,7 @@ use crate::{
     addr::{Gva, Hpa},
     hw::Registers,
     mem::Page,
+    plant::{Bug, planted},
     shadow::{FlushDuty, Paging, PagingBits, Privilege, SmapCheck},
     svm::{Clean, Features, Vmcb},
     x86::RFlags,
@@ -144,7 +145,9 @@ impl Vcpu {
         self.paging = control.paging();
         let save = &mut self.vmcb.save;
         (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
-        self.clean.remove(Clean::CONTROL_REGISTERS);
+        if !planted(Bug::ControlRegistersStayClean) {
+            self.clean.remove(Clean::CONTROL_REGISTERS);
+        }
         // CR8 may have let a waiting interrupt through.
         self.look_at_events();
     }
@@ -194,7 +197,7 @@ impl Vcpu {
 
     /// Owes a flush, which is discharged before the next entry.
     #[inline]
-    pub const fn owe(&mut self, duty: FlushDuty) {
+    pub fn owe(&mut self, duty: FlushDuty) {
         if !matches!(duty, FlushDuty::None) {
             self.duty = self.duty.and(duty);
         }

@@ -12,8 +12,10 @@ pub const MEMORY: u64 = 8 << 20;
 pub const TABLES: usize = 12;
 /// Words of a frame that are made up, and indices that addresses are made of.
 pub const WORDS: [usize; 4] = [1, 2, 4, 6];
-/// Frames that the window shows.
+/// Frames that hold tables or data.
 pub const FRAMES: usize = TABLES + 6;
+/// What the window shows: those, and its own two tables, of 64-bit and of 32-bit entries.
+const SHOWN: usize = FRAMES + 2;
 /// The first of the two frames that hold PDPTEs.
 pub const PDPTES: usize = TABLES;
 /// The first of the four frames that hold data.
@@ -25,13 +27,15 @@ pub const NO_FETCH: usize = DATA + 3;
 /// Linear addresses that accesses are made to.
 pub const ADDRESSES: usize = 12;
 
-const CODE: u64 = 0x60_0000;
+/// Two pages of code; one of them is at the window's beginning.
+const CODE: [u64; 2] = [0x60_0000, 0x60_5000];
 const WINDOW_TABLE: u64 = 0x60_1000;
 const WINDOW_TABLE_32: u64 = 0x60_2000;
 const WINDOW_DIRECTORY: u64 = 0x60_3000;
 const WINDOW_POINTERS: u64 = 0x60_4000;
 const WINDOW: u64 = 0xff00_0000;
 const LINK: u64 = 0x23;
+const LEAF: u64 = 0x63;
 /// The first word of every frame of tables.
 pub const FIRST_WORD: u64 = WINDOW_POINTERS | LINK;
 
@@ -40,14 +44,21 @@ pub const fn frame(index: usize) -> u64 {
     let index = index as u64;
     if index < TABLES as u64 {
         (index / 4) << 21 | (WORDS[index as usize % 4] as u64) << 12
-    } else {
+    } else if index < FRAMES as u64 {
         0x50_0000 + ((index - TABLES as u64) << 12)
+    } else {
+        [WINDOW_TABLE, WINDOW_TABLE_32][index as usize - FRAMES]
     }
+}
+
+/// The number of a frame that the window shows.
+pub fn number_of(frame: u64) -> Option<usize> {
+    (0..FRAMES).find(|number| self::frame(*number) == frame)
 }
 
 /// The linear address of the window's page of code.
 pub const fn code(mode: Mode) -> u64 {
-    if matches!(mode, Mode::Unpaged) { CODE } else { WINDOW }
+    if matches!(mode, Mode::Unpaged) { CODE[0] } else { WINDOW }
 }
 
 /// The linear address at which the window shows a frame.
@@ -83,13 +94,12 @@ pub fn address(mode: Mode, number: usize) -> u64 {
 
 /// The words of memory that never change: the window's tables and what leads to them, as address and value.
 pub fn fixed_words() -> Vec<(u64, u64)> {
-    const LEAF: u64 = 0x63;
     let mut words = vec![
         (WINDOW_POINTERS + 3 * 8, WINDOW_DIRECTORY | LINK),
         // ff000000 in 64-bit entries: directory index 504 of the last GiB below 4 GiB.
         (WINDOW_DIRECTORY + 504 * 8, WINDOW_TABLE | LINK),
     ];
-    let pages = [CODE].into_iter().chain((0..FRAMES).map(frame));
+    let pages = [CODE[0]].into_iter().chain((0..SHOWN).map(frame));
     let pages: Vec<u64> = pages.map(|page| page | LEAF).collect();
     words.extend(pages.iter().enumerate().map(|(index, page)| (WINDOW_TABLE + index as u64 * 8, *page)));
     for (word, pair) in pages.chunks(2).enumerate() {
@@ -106,8 +116,20 @@ pub fn fixed_words() -> Vec<(u64, u64)> {
     words
 }
 
-/// Where the instruction with that number lies in the page of code, and in memory.
-pub const fn code_slot(mode: Mode, number: usize) -> (u64, u64) {
-    let offset = number as u64 * 16;
-    (code(mode) + offset, CODE + offset)
+/// Where the instruction with that number lies in the page of code.
+pub const fn code_slot(mode: Mode, number: usize) -> u64 {
+    code(mode) + number as u64 * 16
+}
+
+/// Where it lies in the memory of one of the two pages.
+pub const fn code_in_memory(page: usize, number: usize) -> u64 {
+    CODE[page] + number as u64 * 16
+}
+
+/// The linear address of the window's first entry, its width, and its value for one of the pages of code.
+pub const fn code_entry(mode: Mode, page: usize) -> (u64, u8, u64) {
+    match mode {
+        Mode::TwoLevel => (window(mode, FRAMES + 1), 4, CODE[page] | LEAF),
+        _ => (window(mode, FRAMES), 8, CODE[page] | LEAF),
+    }
 }

@@ -18,10 +18,7 @@ use hv::{
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 const ARENA_FRAMES: usize = 1024;
@@ -86,30 +83,22 @@ pub struct Config {
     pub words: Vec<u64>,
 }
 
-/// What was done, in all machines together.
-#[derive(Default)]
+/// What was done, in all machines of a thread together.
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Tally {
-    pub machines: AtomicU64,
-    pub steps: AtomicU64,
-    pub accesses: AtomicU64,
-    pub faults: AtomicU64,
-    pub stale: AtomicU64,
-    pub outside: AtomicU64,
-    pub switches: AtomicU64,
+    pub machines: u64,
+    pub steps: u64,
+    pub accesses: u64,
+    pub faults: u64,
+    pub stale: u64,
+    pub outside: u64,
+    pub switches: u64,
 }
 
-pub static TALLY: Tally = Tally {
-    machines: AtomicU64::new(0),
-    steps: AtomicU64::new(0),
-    accesses: AtomicU64::new(0),
-    faults: AtomicU64::new(0),
-    stale: AtomicU64::new(0),
-    outside: AtomicU64::new(0),
-    switches: AtomicU64::new(0),
-};
-
-pub fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+fn count(one: fn(&mut Tally) -> &mut u64) {
+    let mut tally = TALLY.get();
+    *one(&mut tally) += 1;
+    TALLY.set(tally);
 }
 
 /// What the test saw of an access.
@@ -144,10 +133,14 @@ pub struct Machine {
     ram: Ram,
     registers: Registers,
     possible: Possible,
+    /// The pages of code that the window shows, by 64-bit and by 32-bit entries.
+    code_pages: [usize; 2],
     steps: u64,
 }
 
 thread_local! {
+    /// What was done on this thread.
+    pub static TALLY: Cell<Tally> = const { Cell::new(Tally { machines: 0, steps: 0, accesses: 0, faults: 0, stale: 0, outside: 0, switches: 0 }) };
     static ARENA: Cell<Option<&'static Arena>> = const { Cell::new(None) };
 }
 
@@ -199,10 +192,11 @@ impl Machine {
             ram,
             registers,
             possible: Possible::default(),
+            code_pages: [0; 2],
             steps: 0,
         };
         machine.observe();
-        count(&TALLY.machines);
+        count(|tally| &mut tally.machines);
         machine
     }
 
@@ -213,7 +207,7 @@ impl Machine {
     /// Ends a step.
     pub fn observe(&mut self) {
         self.steps += 1;
-        count(&TALLY.steps);
+        count(|tally| &mut tally.steps);
         self.take_in();
         if self.steps.is_multiple_of(32) {
             self.compare_memory();
@@ -251,7 +245,7 @@ impl Machine {
 
     /// Makes an access, and judges it.
     pub fn access(&mut self, address: u64, access: Access, bytes: u8, value: u64) {
-        count(&TALLY.accesses);
+        count(|tally| &mut tally.accesses);
         let privilege = match access.who {
             Who::User => Privilege::User,
             Who::Supervisor => Privilege::Supervisor,
@@ -300,13 +294,6 @@ impl Machine {
         let now = |at: u64| self.vm.memory().load(Gpa(at)).expect("it is inside");
         let fits =
             |words: &Words| touched.iter().all(|&at| now(at) == words.get(&at).copied().unwrap_or_else(|| self.ram.word(at)));
-        // For now: a walk that ends in a fault may leave the tables as they are.
-        if matches!(seen, Seen::Fault(_))
-            && touched.iter().all(|&at| now(at) == self.ram.word(at))
-            && (0..ways.len()).any(|way| self.is_seen(&ways[way], &changes[way], access, seen))
-        {
-            return count(&TALLY.faults);
-        }
         let found = (0..ways.len()).find(|&way| self.is_seen(&ways[way], &changes[way], access, seen) && fits(&changes[way]));
         let Some(found) = found else {
             let words: Vec<_> = touched.iter().map(|&at| (at, self.ram.word(at), now(at))).collect();
@@ -316,9 +303,9 @@ impl Machine {
             );
         };
         match seen {
-            Seen::Fault(_) => count(&TALLY.faults),
-            Seen::Outside(_) | Seen::Denied(_) => count(&TALLY.outside),
-            Seen::Accessed(..) if ways[found].is_stale => count(&TALLY.stale),
+            Seen::Fault(_) => count(|tally| &mut tally.faults),
+            Seen::Outside(_) | Seen::Denied(_) => count(|tally| &mut tally.outside),
+            Seen::Accessed(..) if ways[found].is_stale => count(|tally| &mut tally.stale),
             Seen::Accessed(..) => {}
         }
         // The entries were used before the data was written, which may have been one of them.
@@ -474,9 +461,12 @@ fn initial(config: &Config) -> Ram {
         ram.set_word(at, value);
     }
     for (number, instruction) in INSTRUCTIONS.iter().enumerate() {
-        let (_, at) = layout::code_slot(Mode::Unpaged, number);
-        let bytes = instruction.bytes();
-        bytes.iter().enumerate().for_each(|(offset, byte)| ram.set(at + offset as u64, 1, (*byte).into()));
+        for (page, prefixes) in PREFIXES.iter().enumerate() {
+            let prefixes = if is_prefixed(*instruction) { *prefixes } else { 0 };
+            let bytes = [[0x2e].repeat(prefixes.into()), instruction.bytes()].concat();
+            let at = layout::code_in_memory(page, number);
+            bytes.iter().enumerate().for_each(|(offset, byte)| ram.set(at + offset as u64, 1, (*byte).into()));
+        }
     }
     ram
 }
@@ -490,20 +480,30 @@ fn image(arena: &'static Arena, ram: &Ram) -> GuestMemory {
 }
 
 /// The instructions that the page of code holds.
-const INSTRUCTIONS: [Instruction; 5] = [
+const INSTRUCTIONS: [Instruction; 6] = [
     Instruction::WriteControl(0),
     Instruction::WriteControl(3),
     Instruction::WriteControl(4),
     Instruction::WriteMsr(msr::EFER),
     Instruction::Invlpg,
+    Instruction::Cpuid,
 ];
+
+/// How many prefixes the instructions of the two pages have.
+const PREFIXES: [u8; 2] = [0, 1];
+
+/// What is executed while it is not sure yet which page is there has no prefix in either.
+fn is_prefixed(instruction: Instruction) -> bool {
+    instruction == Instruction::Cpuid
+}
 
 impl Machine {
     /// Executes an instruction of the page of code; tells whether it was carried out, or raised #GP(0).
     fn execute(&mut self, instruction: Instruction, operand: u64) -> bool {
         let number = INSTRUCTIONS.iter().position(|known| *known == instruction).expect("it is in the page of code");
-        let (rip, _) = layout::code_slot(self.mode(), number);
-        match self.step(Step::Execute { instruction, rip, operand }) {
+        let rip = layout::code_slot(self.mode(), number);
+        let prefixes = if is_prefixed(instruction) { PREFIXES[self.code_page()] } else { 0 };
+        match self.step(Step::Execute { instruction, rip, operand, prefixes }) {
             Outcome::Done => true,
             Outcome::Event(Event::Exception(Exception::GP0), _) => false,
             other => panic!("{instruction:x?} with {operand:#x} came to {other:x?}"),
@@ -516,6 +516,63 @@ impl Machine {
         let stop = self.vm.run(&mut self.cpus[self.current]);
         assert_eq!(stop, Stop::Interrupted, "{step:x?}");
         script.outcomes().pop().expect("one outcome")
+    }
+
+    /// The page of code that the window shows in this mode.
+    fn code_page(&self) -> usize {
+        match self.mode() {
+            Mode::Unpaged => 0,
+            Mode::TwoLevel => self.code_pages[1],
+            Mode::Pae | Mode::Long => self.code_pages[0],
+        }
+    }
+
+    /// Lets the window show the other page of code.
+    pub fn move_code(&mut self) {
+        let mode = self.mode();
+        if mode == Mode::Unpaged || (mode == Mode::Pae && !self.pdptes_at(self.registers.cr3).into_iter().all(is_legal)) {
+            return self.observe();
+        }
+        let page = 1 - self.code_page();
+        self.code_pages[usize::from(mode == Mode::TwoLevel)] = page;
+        let (entry, bytes, value) = layout::code_entry(mode, page);
+        self.access(entry, Access { kind: Kind::Write, who: Who::Supervisor }, bytes, value);
+        self.load_cr3(self.registers.cr3);
+    }
+
+    /// CPUID.
+    pub fn cpuid(&mut self) {
+        assert!(self.execute(Instruction::Cpuid, 0));
+        self.observe();
+    }
+
+    /// The kernel writes an entry that the walk for an address looks at.
+    pub fn edit_entry(&mut self, address: u64, depth: usize, value: u64) {
+        let path = self.registers.path(&self.ram, address);
+        if let Some(&at) = path.get(depth % path.len().max(1))
+            && let Some(number) = layout::number_of(at & !0xfff)
+        {
+            let at = layout::window(self.mode(), number) + at % 0x1000;
+            let bytes = self.registers.entry_bytes();
+            self.access(
+                at,
+                Access { kind: Kind::Write, who: Who::Supervisor },
+                bytes as u8,
+                value & u64::MAX >> (64 - 8 * bytes),
+            );
+        }
+        self.observe();
+    }
+
+    /// The embedder writes to the page that an address leads to.
+    pub fn host_write_to(&mut self, address: u64, value: u64) {
+        let read = Access { kind: Kind::Read, who: Who::System };
+        let walk = self.registers.walk(&self.ram, address, read);
+        let page = walk.end.ok().map(|page| page.gpa);
+        match page.filter(|gpa| layout::number_of(gpa & !0xfff).is_some()) {
+            Some(gpa) => self.host_write(gpa & !7, value),
+            None => self.observe(),
+        }
     }
 
     /// INVLPG.
@@ -535,6 +592,11 @@ impl Machine {
             self.possible.load_cr3();
         }
         self.observe();
+    }
+
+    /// MOV CR3 with what is there.
+    pub fn reload_cr3(&mut self) {
+        self.load_cr3(self.registers.cr3);
     }
 
     fn pdptes_at(&self, cr3: u64) -> [u64; 4] {
@@ -599,7 +661,7 @@ impl Machine {
     pub fn switch(&mut self, mode: Mode, cr3: u64) {
         const CODE_32: u16 = 0xc9b;
         const CODE_64: u16 = 0xa9b;
-        count(&TALLY.switches);
+        count(|tally| &mut tally.switches);
         if self.mode() == Mode::Long {
             self.load_code(CODE_32);
         }

@@ -324,6 +324,20 @@ impl Registers {
         Ok(())
     }
 
+    /// The entries that a walk looks at, from the top, the one that ends it included: where they lie.
+    pub fn path(&self, memory: &impl Physical, address: u64) -> Vec<u64> {
+        let read = Access { kind: Kind::Read, who: Who::System };
+        let walk = self.walk(memory, address, read);
+        let mut path: Vec<u64> = walk.used.iter().map(|used| used.at).collect();
+        let next = match walk.used.last() {
+            Some(last) if !self.is_leaf(last.level, last.value) => Some((self.table_of(last.value), last.level - 1)),
+            None if self.mode() != Mode::Unpaged => self.first_table(address).map(|table| (table, self.levels())),
+            _ => None,
+        };
+        path.extend(next.map(|(table, level)| self.entry_at(table, level, address)));
+        path
+    }
+
     /// Translates, without any cache.
     pub fn walk(&self, memory: &impl Physical, address: u64, access: Access) -> Walk {
         let address = self.linear(address);

@@ -42,6 +42,8 @@ pub enum Step {
         rip: u64,
         /// The register or address that it reads.
         operand: u64,
+        /// How many prefixes without meaning stand before it.
+        prefixes: u8,
     },
     /// Loads CS with that descriptor, as a far jump would.
     LoadCode(Segment),
@@ -78,6 +80,11 @@ impl Instruction {
             Self::Cpuid => alloc::vec![0x0f, 0xa2],
             Self::Halt => alloc::vec![0xf4],
         }
+    }
+
+    /// Where the next one begins.
+    fn end(self, rip: u64, prefixes: u8) -> u64 {
+        rip + u64::from(prefixes) + self.bytes().len() as u64
     }
 
     /// Exit code, EXITINFO1 with decode assists (APM vol. 2, 15.8.1 and 15.10), and EXITINFO1 without.
@@ -175,10 +182,13 @@ pub(super) fn until_exit(cpu: &mut ModelCpu, script: &Script, vmcb: &mut Vmcb, r
                 Ok(outcome) => state.finish(outcome),
                 Err((address, code)) => return page_fault(vmcb, address, access, code),
             },
-            Step::Execute { instruction, rip, .. } if state.exited && vmcb.save.rip == rip + instruction.bytes().len() as u64 => {
+            Step::Execute { instruction, rip, prefixes, .. }
+                if state.exited && vmcb.save.rip == instruction.end(rip, prefixes) =>
+            {
                 state.finish(Outcome::Done);
             }
-            Step::Execute { instruction, rip, operand } => {
+            Step::Execute { instruction, rip, operand, prefixes } => {
+                assert!(!state.exited || vmcb.save.rip == rip, "{instruction:x?} at {rip:#x} ended at {:#x}", vmcb.save.rip);
                 state.exited = true;
                 assert!(instruction.is_intercepted(vmcb), "{instruction:x?} is not intercepted");
                 (vmcb.save.rip, vmcb.save.rax) = (rip, operand);
@@ -191,7 +201,7 @@ pub(super) fn until_exit(cpu: &mut ModelCpu, script: &Script, vmcb: &mut Vmcb, r
                 let (code, assisted, plain) = instruction.exit(operand);
                 let info_1 = if cpu.offers(Features::DECODE_ASSISTS) { assisted } else { plain };
                 if cpu.offers(Features::NRIP_SAVE) {
-                    vmcb.control.next_rip = rip + instruction.bytes().len() as u64;
+                    vmcb.control.next_rip = instruction.end(rip, prefixes);
                 }
                 return leave(vmcb, code, info_1, 0);
             }

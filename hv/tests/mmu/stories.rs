@@ -1,0 +1,129 @@
+//! Short sequences that come down to one duty each: random guests tell them too, but seldom.
+
+use crate::{
+    layout::{self, DATA, TABLES, WORDS},
+    machine::{Config, Machine, Toggle},
+    oracle::{A, Access, D, Kind, Mode, P, RW, US, Who},
+};
+
+const READ: Access = Access { kind: Kind::Read, who: Who::User };
+const WRITE: Access = Access { kind: Kind::Write, who: Who::User };
+const LINK: u64 = P | RW | US | A;
+const READ_ONLY: u64 = P | US | A;
+const WRITABLE: u64 = P | RW | US | A | D;
+/// Two pages of one table: word 1 and word 2 of the last level.
+const ONE: usize = 0;
+const TWO: usize = 1;
+/// How deep the last level lies.
+const LAST: usize = 3;
+
+/// A story and what it is about.
+pub const STORIES: [(&str, fn()); 7] = [
+    ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
+    ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
+    ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
+    ("the embedder writes to a shared page", the_embedder_writes_to_a_shared_page),
+    ("code moves", code_moves),
+    ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
+    ("rights above differ for one table", rights_above_differ_for_one_table),
+];
+
+#[test]
+fn stories_end_well() {
+    STORIES.iter().for_each(|(_, tell)| tell());
+}
+
+fn address(number: usize) -> u64 {
+    layout::address(Mode::Long, number)
+}
+
+fn data(number: usize) -> u64 {
+    layout::frame(DATA + number)
+}
+
+/// A machine in long mode: one table of each level in the first four frames, with these entries for the two pages.
+fn machine(one: u64, two: u64) -> Machine {
+    let mut words = vec![0; TABLES * WORDS.len()];
+    for level in 0..3 {
+        words[level * WORDS.len()] = layout::frame(level + 1) | LINK;
+    }
+    (words[3 * WORDS.len()], words[3 * WORDS.len() + 1]) = (one, two);
+    Machine::new(&Config { features: 0, speculates: false, words })
+}
+
+fn read(machine: &mut Machine, page: usize) {
+    machine.access(address(page) + 8, READ, 8, 0);
+    machine.observe();
+}
+
+fn write(machine: &mut Machine, page: usize) {
+    machine.access(address(page) + 8, WRITE, 8, 77);
+    machine.observe();
+}
+
+fn a_table_is_written_through_an_old_translation() {
+    let mut m = machine(0, 0);
+    m.edit_entry(address(ONE), LAST, data(0) | READ_ONLY);
+    read(&mut m, ONE);
+    m.edit_entry(address(ONE), LAST, data(1) | READ_ONLY);
+    m.reload_cr3();
+    read(&mut m, ONE);
+    m.finish();
+}
+
+fn a_page_is_copied_whose_leaf_was_replaced() {
+    let mut m = machine(data(0) | READ_ONLY, 0);
+    read(&mut m, ONE);
+    m.edit_entry(address(ONE), LAST, data(1) | WRITABLE);
+    write(&mut m, ONE);
+    m.host_write(data(0), 5);
+    read(&mut m, ONE);
+    m.finish();
+}
+
+fn a_page_is_copied_through_another_address() {
+    let mut m = machine(data(0) | READ_ONLY, data(1) | READ_ONLY);
+    read(&mut m, ONE);
+    read(&mut m, TWO);
+    m.edit_entry(address(TWO), LAST, data(0) | WRITABLE);
+    write(&mut m, TWO);
+    read(&mut m, ONE);
+    m.finish();
+}
+
+fn the_embedder_writes_to_a_shared_page() {
+    let mut m = machine(data(0) | READ_ONLY, 0);
+    read(&mut m, ONE);
+    m.host_write(data(0) + 8, 5);
+    read(&mut m, ONE);
+    m.finish();
+}
+
+fn code_moves() {
+    let mut m = machine(0, 0);
+    m.cpuid();
+    m.move_code();
+    m.cpuid();
+    m.finish();
+}
+
+fn the_supervisor_ignores_a_pages_rights() {
+    let mut m = machine(data(0) | READ_ONLY, 0);
+    m.toggle(Toggle::WriteProtect);
+    for who in [Who::Supervisor, Who::User, Who::Supervisor] {
+        for kind in [Kind::Write, Kind::Read, Kind::Fetch] {
+            m.access(address(ONE) + 8, Access { kind, who }, 8, 79);
+            m.observe();
+        }
+    }
+    m.finish();
+}
+
+/// Addresses 5 and 0 share the tables of the two lower levels.
+fn rights_above_differ_for_one_table() {
+    let mut m = machine(data(0) | WRITABLE, 0);
+    write(&mut m, ONE);
+    m.edit_entry(address(5), 1, layout::frame(2) | P | US | A);
+    m.access(address(5) + 8, WRITE, 8, 78);
+    m.finish();
+}
