@@ -11,7 +11,6 @@ pub mod figures;
 pub mod rows;
 
 use std::{
-    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
     process::Command,
@@ -22,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use wire::{
     Guest, Job, Report,
-    bench::{Benchmark, Loop, Measure, Task},
+    bench::{Benchmark, Frames, Handler, Loop, Measure, Register, Task},
 };
 
 use crate::{
@@ -149,9 +148,12 @@ pub fn measure(filter: &str) -> Result<Figures> {
             How::Boot(app) => measured.push(Figure::once(row.name, first_byte(app, &host)?)),
             How::FullSwitch => tasks.push(task(row, Measure::FullSwitch(SWITCHES))),
             How::Loop(test, operations, registers, frames) => {
-                let (test, registers) = (Cow::Borrowed(test), Cow::Borrowed(registers));
-                tasks.push(task(row, Measure::Loop(Loop { test, operations, registers, frames })));
+                tasks.push(task(row, guest_loop(test, operations, registers, frames, Handler::Skip)));
             }
+            How::Faults(test, operations, registers, frames, handler) => {
+                tasks.push(task(row, guest_loop(test, operations, registers, frames, handler)));
+            }
+            How::Alternate => tasks.push(task(row, Measure::Alternate(SWITCHES))),
             How::ColdStart(name, memory) => {
                 let image = program("test-guests", name)?.into();
                 tasks.push(task(row, Measure::ColdStart { image, memory }));
@@ -169,6 +171,16 @@ pub fn measure(filter: &str) -> Result<Figures> {
         Some(row) => bail!("the host program did not measure {}", row.name),
         None => Ok(Figures::merge(None, Figures { qemu: qemu_version()?, rows: measured })),
     }
+}
+
+fn guest_loop(
+    test: &'static str,
+    operations: u64,
+    registers: &'static [(Register, u64)],
+    frames: Frames,
+    page_faults: Handler,
+) -> Measure<'static> {
+    Measure::Loop(Loop { test: test.into(), operations, registers: registers.into(), frames, page_faults })
 }
 
 fn task(row: &Row, measure: Measure<'static>) -> Task<'static> {

@@ -8,6 +8,9 @@ use crate::{
     x86::{Cr0Flags, Exception},
 };
 
+/// What LMSW loads: PE, MP, EM and TS.
+const STATUS_LOADED: u64 = 0xf;
+
 /// Carries out the instruction.
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let Some((access, next)) = context.control_access() else {
@@ -24,6 +27,23 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
         ControlAccess::Write { number, gpr } => {
             let value = context.gpr(gpr);
             write(context, number, value, next)
+        }
+        ControlAccess::LoadStatus { gpr } => {
+            // PE can be set, not cleared (APM vol. 3, LMSW).
+            let cr0 = context.vcpu.control().cr0;
+            let word = context.vcpu.register(gpr) & STATUS_LOADED;
+            write(context, 0, cr0 & !(STATUS_LOADED & !1) | word, next)
+        }
+        ControlAccess::StoreStatus { gpr, bytes } => {
+            let cr0 = context.vcpu.control().cr0;
+            let value = match bytes {
+                2 => context.vcpu.register(gpr) & !0xffff | cr0 & 0xffff,
+                // A 32-bit result clears the upper half.
+                4 => cr0 & 0xffff_ffff,
+                _ => cr0,
+            };
+            context.vcpu.set_register(gpr, value);
+            context.skip_to(next)
         }
         ControlAccess::ClearTaskSwitched => {
             let cr0 = context.vcpu.control().cr0 & !Cr0Flags::TASK_SWITCHED.bits();
@@ -50,12 +70,12 @@ pub(super) fn write(context: &mut Context<'_>, number: u8, value: u64, next: u64
     // Absent memory reads as all ones.
     let read = |at| memory.load(Gpa(at)).unwrap_or(u64::MAX);
     let cs = context.vcpu.segment(SegmentRegister::Cs);
-    let control = *context.vcpu.control();
+    let mut control = *context.vcpu.control();
     let changed = match number {
-        0 => control.with_cr0(value, &cs, read),
-        3 => control.with_cr3(value, read),
-        4 => control.with_cr4(value, read),
-        8 => control.with_cr8(value),
+        0 => control.set_cr0(value, &cs, read),
+        3 => control.set_cr3(value, read),
+        4 => control.set_cr4(value, read),
+        8 => control.set_cr8(value),
         2 => {
             context.vcpu.set_cr2(crate::addr::Gva(value));
             return context.skip_to(next);
@@ -63,13 +83,13 @@ pub(super) fn write(context: &mut Context<'_>, number: u8, value: u64, next: u64
         _ => return context.inject(Exception::UD),
     };
     match changed {
-        Ok(changed) => change(context, changed, next),
+        Ok(cached) => change(context, &control, cached, next),
         Err(exception) => context.inject(exception),
     }
 }
 
 /// Lets a legal change take effect, and goes on at `next`. If the host has no memory for it, nothing has changed, and the instruction can be tried again.
-pub(super) fn change(context: &mut Context<'_>, (control, cached): (ControlRegisters, Cached), next: u64) -> Next {
+pub(super) fn change(context: &mut Context<'_>, control: &ControlRegisters, cached: Cached, next: u64) -> Next {
     if cached == Cached::Goes {
         match context.mmu.load_root(&control.paging()) {
             Ok(duty) => context.vcpu.owe(duty),

@@ -22,7 +22,7 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
             }
         }
         ControlAccess::Read { gpr, .. } => context.set_gpr(gpr, context.vcpu.debug_register(number)),
-        ControlAccess::ClearTaskSwitched => {}
+        _ => {}
     }
     context.skip_to(next)
 }

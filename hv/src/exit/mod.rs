@@ -10,6 +10,7 @@ mod hypercall;
 mod icebp;
 mod interrupt;
 mod invalid;
+mod invlpg;
 mod io;
 mod iret;
 mod msr;
@@ -30,11 +31,11 @@ use core::ops::ControlFlow;
 use crate::{
     contract::Contract,
     hw::Hw,
-    insn::{CodeSize, ControlAccess, Opcode, control_access},
+    insn::{ControlAccess, Opcode, control_access},
     mem::GuestMemory,
     shadow::ShadowMmu,
     svm::ExitCode,
-    vcpu::{CodeMode, Hypervisor, Raised, Vcpu},
+    vcpu::{Hypervisor, Raised, Vcpu},
     x86::Exception,
 };
 
@@ -115,9 +116,8 @@ impl Context<'_> {
 
     /// Decodes the control- or debug-register instruction at RIP; gives also the address behind it.
     fn control_access(&mut self) -> Option<(ControlAccess, u64)> {
-        let size = if self.vcpu.code_mode() == CodeMode::Bits64 { CodeSize::Bits64 } else { CodeSize::Legacy };
         let bytes = self.vcpu.instruction(self.mmu, self.memory);
-        let (access, length) = control_access(size, bytes.as_slice())?;
+        let (access, length) = control_access(self.vcpu.code_mode().bits(), bytes.as_slice())?;
         Some((access, self.vcpu.rip_behind(length)))
     }
 

@@ -59,8 +59,9 @@ fn wrmsr(mut context: Context<'_>) -> Next {
     let registers = context.vcpu.registers().0;
     let (index, value) = (registers[RCX] as u32, registers[RDX] << 32 | context.vcpu.rax() & 0xffff_ffff);
     if index == msr::EFER {
-        return match context.vcpu.control().with_efer(value) {
-            Ok(changed) => cr::change(context, changed, next),
+        let mut control = *context.vcpu.control();
+        return match control.set_efer(value) {
+            Ok(cached) => cr::change(context, &control, cached, next),
             Err(exception) => context.inject(exception),
         };
     }

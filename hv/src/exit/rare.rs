@@ -1,6 +1,6 @@
 //! Exits that are rare: decoded and dispatched apart, so that the common ones keep to few registers.
 
-use super::{Context, Next, cache, cr, dr, exception, halt, icebp, interrupt, invalid, iret, shutdown, window};
+use super::{Context, Next, cache, cr, dr, exception, halt, icebp, interrupt, invalid, invlpg, iret, shutdown, window};
 use crate::{svm::ExitCode, vcpu::Vcpu, x86::Exception};
 
 /// Why a guest left, where that is rare.
@@ -22,6 +22,8 @@ pub enum Rare {
     Icebp,
     /// RDPMC: no counter exists.
     ReadCounter,
+    /// INVLPG.
+    InvalidatePage,
     /// HLT.
     Halt,
     /// A system management interrupt or INIT, which the host has taken.
@@ -51,6 +53,7 @@ impl Rare {
             code @ (ExitCode::INVD | ExitCode::WBINVD) => Self::Cache(code),
             ExitCode::ICEBP => Self::Icebp,
             ExitCode::RDPMC => Self::ReadCounter,
+            ExitCode::INVLPG => Self::InvalidatePage,
             ExitCode::HLT => Self::Halt,
             ExitCode::SMI | ExitCode::INIT => Self::Interrupt,
             ExitCode::SHUTDOWN => Self::Shutdown,
@@ -78,6 +81,7 @@ pub(super) fn handle(mut context: Context<'_>) -> Next {
         Rare::Cache(code) => cache::handle(context, code),
         Rare::Icebp => icebp::handle(context),
         Rare::ReadCounter => context.inject(Exception::GP0),
+        Rare::InvalidatePage => invlpg::handle(context),
         Rare::Halt => halt::handle(context),
         Rare::Interrupt => interrupt::handle(),
         Rare::Shutdown => shutdown::handle(context.vcpu),

@@ -1,6 +1,6 @@
-//! MOV to and from control and debug registers, and CLTS: the forms that have no memory operand (APM vol. 3, MOV CRn, MOV DRn, CLTS).
+//! MOV to and from control and debug registers, CLTS, LMSW and SMSW: the forms that have no memory operand (APM vol. 3).
 
-use super::length::{CodeSize, is_legacy_prefix};
+use super::{length::is_legacy_prefix, machine::CodeBits};
 
 /// What a control- or debug-register instruction does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,15 +21,27 @@ pub enum ControlAccess {
     },
     /// CLTS.
     ClearTaskSwitched,
+    /// LMSW from a general register.
+    LoadStatus {
+        /// General register, by its encoding.
+        gpr: u8,
+    },
+    /// SMSW to the low `bytes` bytes of a general register.
+    StoreStatus {
+        /// General register, by its encoding.
+        gpr: u8,
+        /// 2, 4 or 8.
+        bytes: u8,
+    },
 }
 
 /// Decodes such an instruction; tells its length in bytes too. `None` when the bytes are another one.
-pub fn control_access(size: CodeSize, bytes: &[u8]) -> Option<(ControlAccess, u64)> {
+pub fn control_access(code: CodeBits, bytes: &[u8]) -> Option<(ControlAccess, u64)> {
     let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
     // AMD's way to CR8 outside 64-bit mode (APM vol. 3, MOV CRn).
     let locked = bytes[..at].contains(&0xf0);
     let mut rex = 0;
-    if size == CodeSize::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
+    if code == CodeBits::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
         rex = bytes[at];
         at += 1;
     }
@@ -50,7 +62,86 @@ pub fn control_access(size: CodeSize, bytes: &[u8]) -> Option<(ControlAccess, u6
     let access = match opcode {
         0x20 | 0x21 => ControlAccess::Read { number, gpr },
         0x22 | 0x23 => ControlAccess::Write { number, gpr },
+        0x01 if modrm >> 6 == 3 && number & 7 == 6 => ControlAccess::LoadStatus { gpr },
+        0x01 if modrm >> 6 == 3 && number & 7 == 4 => {
+            let narrow = bytes[..at].contains(&0x66) != (code == CodeBits::Bits16);
+            let bytes = if rex & 8 != 0 {
+                8
+            } else if narrow {
+                2
+            } else {
+                4
+            };
+            ControlAccess::StoreStatus { gpr, bytes }
+        }
         _ => return None,
     };
     Some((access, at as u64 + 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
+
+    /// What a full decoder makes of the bytes: the instruction, whether its destination is a general register, and its length.
+    fn full(bits: u32, bytes: &[u8]) -> (Mnemonic, u64) {
+        let decoded = Decoder::new(bits, bytes, DecoderOptions::AMD).decode();
+        (decoded.mnemonic(), decoded.len() as u64)
+    }
+
+    #[test]
+    fn forms_agree_with_a_full_decoder() {
+        let prefixes: [&[u8]; 6] = [&[], &[0x66], &[0x44], &[0x41], &[0x2e, 0x45], &[0x36, 0x67]];
+        for (code, bits) in [(CodeBits::Bits64, 64), (CodeBits::Bits32, 32), (CodeBits::Bits16, 16)] {
+            for prefix in prefixes {
+                if code != CodeBits::Bits64 && prefix.iter().any(|byte| byte & 0xf0 == 0x40) {
+                    continue;
+                }
+                for (opcode, modrm) in
+                    [0x20u8, 0x21, 0x22, 0x23, 0x06, 0x01].iter().flat_map(|op| (0xc0..=0xffu8).map(move |m| (*op, m)))
+                {
+                    let bytes = [prefix, &[0x0f, opcode, modrm], &[0x90; 4]].concat();
+                    let (mnemonic, length) = full(bits, &bytes);
+                    let ours = control_access(code, &bytes);
+                    match mnemonic {
+                        Mnemonic::Clts => assert_eq!(ours, Some((ControlAccess::ClearTaskSwitched, length))),
+                        Mnemonic::Smsw => assert!(matches!(ours, Some((ControlAccess::StoreStatus { .. }, l)) if l == length)),
+                        Mnemonic::Lmsw => assert!(matches!(ours, Some((ControlAccess::LoadStatus { .. }, l)) if l == length)),
+                        Mnemonic::Mov => {
+                            let decoded = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
+                            assert_eq!((decoded.op0_kind(), decoded.op1_kind()), (OpKind::Register, OpKind::Register));
+                            let (access, ours) = ours.unwrap();
+                            let (special, general, read) = match access {
+                                ControlAccess::Read { number, gpr } => (number, gpr, true),
+                                ControlAccess::Write { number, gpr } => (number, gpr, false),
+                                other => panic!("{other:?}"),
+                            };
+                            let (a, b) = (decoded.op0_register(), decoded.op1_register());
+                            let (expected_special, expected_general) = if read { (b, a) } else { (a, b) };
+                            assert_eq!(
+                                (special as usize, general as usize),
+                                (expected_special.number(), expected_general.number()),
+                                "{bytes:x?}"
+                            );
+                            assert_eq!(ours, length);
+                        }
+                        // Numbers that no register has: the processor raises #UD before it exits.
+                        _ if matches!(opcode, 0x20..=0x23) => {}
+                        _ => assert_eq!(ours, None, "{bytes:x?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lock_is_the_way_to_cr8_outside_64_bit_mode() {
+        assert_eq!(
+            control_access(CodeBits::Bits32, &[0xf0, 0x0f, 0x20, 0xc3]),
+            Some((ControlAccess::Read { number: 8, gpr: 3 }, 4))
+        );
+        assert_eq!(control_access(CodeBits::Bits32, &[0x0f]), None);
+        assert_eq!(control_access(CodeBits::Bits32, &[]), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! An instruction's parts, out of its bytes (APM vol. 3, 1.2 to 1.7).
 
 use super::{
+    flags::mask,
     length::MAX_BYTES,
     machine::{CodeBits, SegmentName},
     opcode::{
@@ -47,6 +48,31 @@ pub struct Address {
     pub(super) segment: SegmentName,
     /// Sign-extended displacement.
     pub(super) displacement: u64,
+}
+
+impl Address {
+    /// The offset in its segment: `register` gives general registers by encoding, `next` is RIP behind the instruction, addresses have `bytes` bytes.
+    #[inline]
+    pub(super) fn offset(&self, register: impl Fn(u8) -> u64, next: u64, bytes: u8) -> u64 {
+        let mut offset = self.displacement;
+        match self.base {
+            NO_REGISTER => {}
+            RIP => offset = offset.wrapping_add(next),
+            base => offset = offset.wrapping_add(register(base)),
+        }
+        if self.index != NO_REGISTER {
+            offset = offset.wrapping_add(register(self.index) << self.scale);
+        }
+        offset & mask(bytes)
+    }
+}
+
+impl Instruction {
+    /// The segment and the offset in it that the instruction's memory operand names, if it has one; see [`Address::offset`].
+    pub fn memory_operand(&self, register: impl Fn(u8) -> u64, next: u64) -> Option<(SegmentName, u64)> {
+        let Operand::Memory(address) = self.rm else { return None };
+        Some((address.segment, address.offset(register, next, self.address_bytes)))
+    }
 }
 
 /// The operand that a ModRM byte names.
@@ -371,6 +397,8 @@ fn finish_special(insn: &mut Instruction, map: Map, opcode: u8, prefixes: &Prefi
         Form::RmReg | Form::RegRm | Form::Rm => {
             let memory_only = match insn.operation {
                 Operation::Movbe => true,
+                // With a register it is SWAPGS and others.
+                Operation::Invlpg if matches!(insn.rm, Operand::Register(_)) => return Err(Undecodable::Unknown),
                 Operation::CmpxchgWide => {
                     insn.bytes = if insn.bytes == 8 { 16 } else { 8 };
                     true

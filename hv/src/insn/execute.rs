@@ -202,6 +202,7 @@ impl<M: Machine> Run<'_, M> {
             Op::VectorStore | Op::VectorStoreHigh => self.vector_store()?,
             Op::Ins | Op::Outs => return Err(Stopped::Port),
             Op::Nop => {}
+            Op::Invlpg => return Err(Stopped::Unsupported),
         }
         Ok(Flow::Done)
     }

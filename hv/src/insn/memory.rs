@@ -1,7 +1,7 @@
 //! Operands in memory: effective addresses, the checks of segments, canonical form and alignment, and pages (APM vol. 2, chapter 4, 5.3.1 and 8.2.18).
 
 use super::{
-    decode::{Address, NO_REGISTER, Operand, RIP},
+    decode::{Address, Operand},
     exchange::mask,
     execute::{Run, Stopped},
     flags,
@@ -78,17 +78,8 @@ impl<M: Machine> Run<'_, M> {
     /// The offset that a memory operand names, as RSP will be `stack` bytes further on.
     #[inline]
     pub(super) fn offset(&self, address: &Address, stack: u64) -> u64 {
-        let mut offset = address.displacement;
-        match address.base {
-            NO_REGISTER => {}
-            RIP => offset = offset.wrapping_add(self.next),
-            4 => offset = offset.wrapping_add(self.machine.register(4)).wrapping_add(stack),
-            base => offset = offset.wrapping_add(self.machine.register(base)),
-        }
-        if address.index != NO_REGISTER {
-            offset = offset.wrapping_add(self.machine.register(address.index) << address.scale);
-        }
-        offset & flags::mask(self.insn.address_bytes)
+        let moved = |number| self.machine.register(number).wrapping_add(if number == 4 { stack } else { 0 });
+        address.offset(moved, self.next, self.insn.address_bytes)
     }
 
     /// Finds the instruction's memory operand or register, ready for `touch`.

@@ -79,6 +79,8 @@ pub enum Operation {
     VectorStore,
     VectorStoreHigh,
     Nop,
+    /// INVLPG: decoded only.
+    Invlpg,
 }
 
 use Operation as Op;
@@ -258,7 +260,7 @@ const fn two_byte(opcode: u8) -> Entry {
         0xb6 => Entry { source: 1, ..of(Op::MovZeroExtend, Form::RegRm, Size::Full) },
         0xb7 => Entry { source: 2, ..of(Op::MovZeroExtend, Form::RegRm, Size::Full) },
         0xb8 => special(Op::Popcnt, Form::RegRm, Size::Full),
-        0xba | 0xc7 => of(Op::Nop, Form::Group, Size::Full),
+        0x01 | 0xba | 0xc7 => of(Op::Nop, Form::Group, Size::Full),
         0xbb => of(Op::Btc, Form::RmReg, Size::Full),
         0xbc => special(Op::Bsf, Form::RegRm, Size::Full),
         0xbd => special(Op::Bsr, Form::RegRm, Size::Full),
@@ -319,6 +321,7 @@ pub const fn one_byte_group(opcode: u8, reg: u8) -> Entry {
 /// Resolves a group of the map behind 0Fh.
 pub const fn two_byte_group(opcode: u8, reg: u8) -> Entry {
     match (opcode, reg & 7) {
+        (0x01, 7) => special(Op::Invlpg, Form::Rm, Size::Byte),
         (0xba, 4) => of(Op::Bt, Form::RmImm8, Size::Full),
         (0xba, 5) => of(Op::Bts, Form::RmImm8, Size::Full),
         (0xba, 6) => of(Op::Btr, Form::RmImm8, Size::Full),

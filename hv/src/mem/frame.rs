@@ -181,6 +181,19 @@ impl FrameRef<'_> {
         Some(unsafe { self.start.wrapping_add(offset).cast::<u32>().read_unaligned() })
     }
 
+    /// Reads the sixteen bytes at `offset`; `None` when they do not all lie in the frame.
+    #[inline]
+    pub fn load_16(self, offset: usize) -> Option<[u8; 16]> {
+        if offset > PAGE_SIZE - 16 {
+            return None;
+        }
+        let half = |at: usize| {
+            // SAFETY: as in `load_unaligned`, for eight bytes.
+            unsafe { self.start.wrapping_add(offset + at).cast::<u64>().read_unaligned() }
+        };
+        Some((u128::from(half(8)) << 64 | u128::from(half(0))).to_le_bytes())
+    }
+
     /// Replaces the word with that index (modulo 512) if it still is `old`; tells whether it was.
     #[inline]
     pub fn compare_exchange(self, index: usize, old: u64, new: u64) -> bool {

@@ -4,12 +4,12 @@ use super::{
     Pages, Region, ShadowMmu, leaf,
     paging::{Paging, Rights},
     piece_of_large,
-    rmap::Leaf,
+    rmap::{Leaf, LeafChunk},
     walk,
 };
 use crate::{
     addr::{Gfn, Gpa},
-    mem::GuestMemory,
+    mem::{FrameChunk, FrameRef, GuestMemory},
     x86::Entry,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 const PREFETCH: usize = 32;
 
 impl ShadowMmu {
-    /// Fills the neighbours of a leaf of the recent region, as far as their frames lie in the chunk of `gfn`, which it maps. Half tables are filled entry by entry.
+    /// Fills the neighbours of a leaf of the recent region, outwards to the first that has not been used, or is filled already, and as far as their frames lie in the chunk of `gfn`, which it maps. Half tables are filled entry by entry.
     #[inline(never)]
     pub(super) fn prefetch(&mut self, memory: &GuestMemory, paging: &Paging, here: Leaf, gfn: Gfn) {
         let Region { source, above, .. } = self.recent;
@@ -46,27 +46,58 @@ impl ShadowMmu {
         gfn: Gfn,
         guest: impl Fn(usize) -> Entry,
     ) {
-        let Self { tables, reverse, .. } = self;
-        let (Some(frames), Some(mut leaves)) = (memory.chunk(gfn), reverse.chunk(gfn)) else { return };
+        let (Some(frames), Some(leaves)) = (memory.chunk(gfn), self.reverse.chunk(gfn)) else { return };
+        let shadow = self.tables.view(here.table);
         let chunk = gfn.chunk_start();
-        let shadow = tables.view(here.table);
-        let first = here.entry as usize & !(PREFETCH - 1);
-        // Neighbours mostly have the same flags: what those allow is worked out only when they change.
-        let mut flags = Entry::empty();
-        let mut allowed = Entry::empty();
-        for index in first..first + PREFETCH {
-            let entry = guest(index);
-            if !walk::is_used_leaf(entry, reserved) || shadow.load(index) != 0 {
-                continue;
+        let none = Entry::empty();
+        let mut filler =
+            Filler { guest, shadow, frames, leaves, chunk, above, reserved, table: here.table, flags: none, allowed: none };
+        let middle = here.entry as usize;
+        let first = middle & !(PREFETCH - 1);
+        for index in middle + 1..first + PREFETCH {
+            if !filler.fill(index) {
+                break;
             }
-            let place = Gpa(entry.address()).gfn().0.wrapping_sub(chunk.0) as usize;
-            let Some(frame) = frames.at(place) else { continue };
-            let Some(holds) = leaves.try_add(place, Leaf { table: here.table, entry: index as u32 }) else { continue };
-            if entry.flags() != flags {
-                flags = entry.flags();
-                allowed = leaf::flags(leaf::clean_rights(above & Rights::of(flags), flags));
-            }
-            shadow.store(index, leaf::make(frame, allowed, holds).bits());
         }
+        for index in (first..middle).rev() {
+            if !filler.fill(index) {
+                break;
+            }
+        }
+    }
+}
+
+/// Fills leaves of one shadow table whose frames lie in one chunk.
+struct Filler<'a, F> {
+    guest: F,
+    shadow: FrameRef<'a>,
+    frames: FrameChunk<'a>,
+    leaves: LeafChunk<'a>,
+    chunk: Gfn,
+    above: Rights,
+    reserved: u64,
+    table: u32,
+    /// Neighbours mostly have the same flags: what those allow is worked out only when they change.
+    flags: Entry,
+    allowed: Entry,
+}
+
+impl<F: Fn(usize) -> Entry> Filler<'_, F> {
+    /// Fills one leaf, and tells whether it could.
+    #[inline(always)]
+    fn fill(&mut self, index: usize) -> bool {
+        let entry = (self.guest)(index);
+        if !walk::is_used_leaf(entry, self.reserved) || self.shadow.load(index) != 0 {
+            return false;
+        }
+        let place = Gpa(entry.address()).gfn().0.wrapping_sub(self.chunk.0) as usize;
+        let Some(frame) = self.frames.at(place) else { return false };
+        let Some(holds) = self.leaves.try_add(place, Leaf { table: self.table, entry: index as u32 }) else { return false };
+        if entry.flags() != self.flags {
+            self.flags = entry.flags();
+            self.allowed = leaf::flags(leaf::clean_rights(self.above & Rights::of(self.flags), self.flags));
+        }
+        self.shadow.store(index, leaf::make(frame, self.allowed, holds).bits());
+        true
     }
 }

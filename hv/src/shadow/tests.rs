@@ -156,25 +156,36 @@ fn reserved_bits_and_absent_tables_fault_as_the_manual_says() {
 }
 
 #[test]
-fn neighbours_are_filled_only_where_they_were_used_and_are_there() {
-    let mut s = setup();
-    for page in 0..8 {
-        s.map(page, (page << 12) | PRESENT | WRITABLE | ACCESSED | DIRTY);
-        s.memory.write(Gpa(page << 12), &[1]).unwrap();
+fn neighbours_are_filled_outwards_to_the_first_that_was_not_used_or_is_not_there() {
+    let used = PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let ends: [(&str, u64); 4] = [
+        ("never used", 0xa000 | PRESENT | WRITABLE),
+        ("not present", 0xa000),
+        ("reserved bits", 0xa000 | used | 1 << 50),
+        ("no frame yet", 0x30_0000 | used),
+    ];
+    for (what, end) in ends {
+        let mut s = setup();
+        for page in 0..16 {
+            s.map(page, (page << 12) | used);
+            s.memory.write(Gpa(page << 12), &[1]).unwrap();
+        }
+        s.map(6, 0x6000 | PRESENT | WRITABLE | ACCESSED);
+        s.map(10, end);
+        s.map(2, end);
+        s.access(0x7000, READ);
+        for page in 3..10 {
+            assert_eq!(
+                s.shadow(page << 12).map(|leaf| leaf.contains(Entry::WRITABLE)),
+                Some(page != 6),
+                "{page}: {what}; 6 is clean"
+            );
+        }
+        for page in [0, 1, 2, 10, 11, 15] {
+            assert_eq!(s.shadow(page << 12), None, "{page}: {what}");
+        }
+        assert_eq!(s.memory.present(Gfn(0x300)), None);
     }
-    s.map(2, 0x2000 | PRESENT | WRITABLE);
-    s.map(3, 0x3000 | PRESENT | WRITABLE | ACCESSED);
-    s.map(4, 0);
-    s.map(8, 0x8000 | PRESENT | ACCESSED);
-    s.map(9, 0x9000 | PRESENT | ACCESSED | 1 << 50);
-    s.access(0x1000, READ);
-    assert!(s.shadow(0).unwrap().contains(Entry::WRITABLE));
-    assert_eq!(s.shadow(0x2000), None, "never used");
-    assert!(!s.shadow(0x3000).unwrap().contains(Entry::WRITABLE), "clean");
-    assert_eq!(s.shadow(0x4000), None, "not present");
-    assert_eq!(s.shadow(0x8000), None, "no frame yet");
-    assert_eq!(s.memory.present(Gfn(8)), None);
-    assert_eq!(s.shadow(0x9000), None, "reserved bits");
 }
 
 #[test]

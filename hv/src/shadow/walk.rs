@@ -10,6 +10,14 @@ use crate::{
 
 /// How often a walk starts over when an entry changes under it.
 const TRIES: usize = 4;
+/// Address bits of an entry that maps a large page; those below its size must be clear, but for the lowest, which is a cache bit (APM vol. 2, 5.3.3).
+const LARGE_RESERVED: u64 = ADDRESS_MASK & !(1 << PAGE_SHIFT);
+/// Bit 8 is a page's; level-4 and level-3 entries that lead to tables must not have it (APM vol. 2, figures 5-18 and 5-19).
+const GLOBAL: u64 = 1 << 8;
+/// Bytes that a 4 MiB page has.
+const PSE_PAGE: u64 = 4 << 20;
+/// Must be clear in an entry that maps a 4 MiB page, where addresses have 40 bits (APM vol. 2, figure 5-6).
+const PSE_RESERVED: u64 = 1 << 21;
 
 /// A page fault that the guest is owed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,50 +35,145 @@ impl PageFault {
     }
 }
 
-/// An entry on the way of a walk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Step {
-    /// Where it lies.
-    at: Gpa,
-    /// Its 32 or 64 bits.
-    raw: u64,
-    /// The same in the format of 64-bit entries.
-    entry: Entry,
-}
-
-impl Step {
-    const NONE: Self = Self { at: Gpa(0), raw: 0, entry: Entry::empty() };
-}
-
 /// A translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// Where the address leads.
     pub gpa: Gpa,
-    /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 or 4 MiB, 3 for 1 GiB; 4 without paging.
+    /// The level of the entry that maps the page: 1 for 4 KiB, 2 for 2 or 4 MiB, 3 for 1 GiB; 4 without paging. While a walk goes on, or has failed, that of
+    /// the entry it is at.
     pub level: usize,
     /// Rights of the levels above that entry, taken together.
     pub above: Rights,
-    steps: [Step; LEVELS],
+    /// By level, counted from 1, in the format of 64-bit entries. Where a mode has no table of a level, the entry there names the table below all the same.
+    entries: [Entry; LEVELS],
     top: Gfn,
 }
 
+/// Why a walk ends: the fault's own bits.
+type Refusal = PageFaultCode;
+const ABSENT: Refusal = PageFaultCode::empty();
+const FORBIDDEN: Refusal = PageFaultCode::PRESENT;
+const RESERVED: Refusal = PageFaultCode::PRESENT.union(PageFaultCode::RESERVED);
+
 impl Translation {
+    const fn new(paging: &Paging) -> Self {
+        let entries = [Entry::empty(); LEVELS];
+        Self { gpa: Gpa(0), level: LEVELS, above: Rights::all(), entries, top: paging.top_table() }
+    }
+
     /// What the entry that maps the page says, in the format of 64-bit entries.
     #[inline]
     pub const fn leaf(&self) -> Entry {
-        self.steps[self.level - 1].entry
+        self.entries[self.level - 1]
     }
 
     /// The entry of `level`, in the format of 64-bit entries.
     #[inline]
     pub const fn entry(&self, level: usize) -> Entry {
-        self.steps[level - 1].entry
+        self.entries[level - 1]
     }
 
     /// The frame of the table of `level`.
+    #[inline]
     pub const fn table(&self, level: usize) -> Gfn {
-        if level == LEVELS { self.top } else { Gpa(self.steps[level].entry.address()).gfn() }
+        if level == LEVELS { self.top } else { Gpa(self.entries[level].address()).gfn() }
+    }
+
+    /// Walks the tables for `address`, changing nothing.
+    #[inline]
+    fn follow(&mut self, memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<(), Refusal> {
+        match paging.mode() {
+            Mode::Long => self.by_64_bit_entries(memory, paging, address)?,
+            Mode::Pae => {
+                self.pdpte(memory, paging, address)?;
+                self.by_64_bit_entries(memory, paging, address)?;
+            }
+            Mode::TwoLevel => self.by_32_bit_entries(memory, paging, address)?,
+            Mode::Unpaged => self.unpaged(address),
+        }
+        let allowed = access.is_allowed(self.above & Rights::of(self.leaf()), paging);
+        if allowed { Ok(()) } else { Err(FORBIDDEN) }
+    }
+
+    /// Without paging every address is a physical one, with all rights.
+    const fn unpaged(&mut self, address: Gva) {
+        let everything = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::USER).union(Entry::ACCESSED).union(Entry::DIRTY);
+        self.entries[LEVELS - 1] = everything;
+        self.gpa = Gpa(address.0);
+    }
+
+    /// PDPTEs were checked when they were latched; they carry no rights (APM vol. 2, 5.2.3).
+    fn pdpte(&mut self, memory: &GuestMemory, paging: &Paging, address: Gva) -> Result<(), Refusal> {
+        self.level = 3;
+        self.entries[2] = paging.pdpte(address.0);
+        if planted(Bug::PdptesAreNotLatched) {
+            self.entries[2] = Entry::from_bits_retain(load(memory, Gpa((paging.cr3() & !31) + (address.0 >> 30 & 3) * 8)));
+        }
+        if !self.entries[2].contains(Entry::PRESENT) {
+            return Err(ABSENT);
+        }
+        self.level = 2;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn by_64_bit_entries(&mut self, memory: &GuestMemory, paging: &Paging, address: Gva) -> Result<(), Refusal> {
+        let reserved = paging.reserved();
+        loop {
+            let level = self.level;
+            let raw = load(memory, Gpa(self.table(level).gpa().0 + index(address, level) as u64 * 8));
+            let entry = Entry::from_bits_retain(raw);
+            self.entries[level - 1] = entry;
+            if raw & (Entry::PRESENT.bits() | reserved) != Entry::PRESENT.bits() {
+                return Err(if entry.contains(Entry::PRESENT) { RESERVED } else { ABSENT });
+            }
+            if level == 1 || entry.contains(Entry::LARGE) {
+                break;
+            }
+            if level > 2 && raw & GLOBAL != 0 {
+                return Err(RESERVED);
+            }
+            self.above &= Rights::of(entry);
+            self.level = level - 1;
+        }
+        let (leaf, offset) = (self.leaf().bits(), span(self.level) - 1);
+        if self.level > 1 && (self.level == LEVELS || leaf & offset & LARGE_RESERVED != 0) {
+            return Err(RESERVED);
+        }
+        self.gpa = Gpa(leaf & ADDRESS_MASK & !offset | address.0 & offset);
+        Ok(())
+    }
+
+    #[cold]
+    fn by_32_bit_entries(&mut self, memory: &GuestMemory, paging: &Paging, address: Gva) -> Result<(), Refusal> {
+        let read = |at: Gpa| half(load(memory, Gpa(at.0 & !7)), at);
+        self.level = 2;
+        self.entries[2] = Entry::from_bits_retain(self.top.gpa().0);
+        let upper = read(place_of_half(self.top, address, 2));
+        self.entries[1] = Entry::from_bits_retain(upper);
+        if upper & 1 == 0 {
+            return Err(ABSENT);
+        }
+        if self.entries[1].contains(Entry::LARGE) && paging.bits().contains(PagingBits::LARGE_PAGES) {
+            if upper & PSE_RESERVED != 0 {
+                return Err(RESERVED);
+            }
+            // Bits 39:32 of the address stand in bits 20:13.
+            let frame = upper & !(PSE_PAGE - 1) | (upper >> 13 & 0xff) << 32;
+            self.entries[1] = Entry::from_bits_retain(upper & 0xfff | frame);
+            self.gpa = Gpa(frame | address.0 & (PSE_PAGE - 1));
+            return Ok(());
+        }
+        self.entries[1] -= Entry::LARGE;
+        self.above = Rights::of(self.entries[1]);
+        self.level = 1;
+        self.entries[0] = Entry::from_bits_retain(read(place_of_half(self.table(1), address, 1)));
+        if !self.leaf().contains(Entry::PRESENT) {
+            return Err(ABSENT);
+        }
+        self.gpa = Gpa(self.leaf().address() | address.page_offset() as u64);
+        Ok(())
     }
 }
 
@@ -81,8 +184,20 @@ pub const fn index(address: Gva, level: usize) -> usize {
 }
 
 /// Bytes that one entry of a 512-entry table of `level` maps.
+#[inline]
 pub const fn span(level: usize) -> u64 {
     1 << (PAGE_SHIFT as usize + 9 * (level - 1))
+}
+
+/// Where the 32-bit entry of `level` for `address` lies in a table.
+const fn place_of_half(table: Gfn, address: Gva, level: usize) -> Gpa {
+    Gpa(table.gpa().0 + (address.0 >> (12 + 10 * (level - 1)) & 1023) * 4)
+}
+
+/// The 32-bit entry at `at` in the 64-bit word that holds it.
+#[inline]
+const fn half(word: u64, at: Gpa) -> u64 {
+    (word >> (at.0 % 8 * 8)) & 0xffff_ffff
 }
 
 /// Reads the 64-bit entry at `at`. Absent memory reads as all ones.
@@ -97,114 +212,11 @@ fn load(memory: &GuestMemory, at: Gpa) -> u64 {
 /// The page fault that the access would raise. A table outside guest memory reads as all ones.
 #[inline]
 pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
-    match paging.mode() {
-        Mode::Long => by_64_bit_entries(memory, paging, address, access),
-        Mode::Pae => by_64_bit_entries(memory, paging, address, access),
-        Mode::TwoLevel => by_32_bit_entries(memory, paging, address, access),
-        Mode::Unpaged => Ok(unpaged(address)),
+    let mut found = Translation::new(paging);
+    match found.follow(memory, paging, address, access) {
+        Ok(()) => Ok(found),
+        Err(refusal) => Err(owed(address, refusal, access, paging)),
     }
-}
-
-/// What every address translates to without paging: itself, with all rights.
-const fn unpaged(address: Gva) -> Translation {
-    let everything = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::USER).union(Entry::ACCESSED).union(Entry::DIRTY);
-    let mut steps = [Step::NONE; LEVELS];
-    steps[LEVELS - 1].entry = everything;
-    Translation { gpa: Gpa(address.0), level: LEVELS, above: Rights::all(), steps, top: Gfn(0) }
-}
-
-#[inline]
-fn by_64_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
-    let mut steps = [Step::NONE; LEVELS];
-    let (mut level, mut table) = (LEVELS, paging.top_table());
-    if paging.mode() == Mode::Pae {
-        // PDPTEs were checked when they were latched; they carry no rights (APM vol. 2, 5.2.3).
-        let latched = paging.pdpte(address.0);
-        let pdpte = if planted(Bug::PdptesAreNotLatched) { pdpte_in_memory(memory, paging, address) } else { latched };
-        if !pdpte.contains(Entry::PRESENT) {
-            return Err(owed(address, PageFaultCode::empty(), access, paging));
-        }
-        steps[2].entry = pdpte;
-        (level, table) = (2, Gpa(pdpte.address()).gfn());
-    }
-    let mut above = Rights::all();
-    let leaf = loop {
-        let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
-        let raw = load(memory, at);
-        let entry = Entry::from_bits_retain(raw);
-        check_entry(entry, level, paging).map_err(|code| owed(address, code, access, paging))?;
-        steps[level - 1] = Step { at, raw, entry };
-        if level == 1 || entry.contains(Entry::LARGE) {
-            break entry;
-        }
-        above &= Rights::of(entry);
-        table = Gpa(entry.address()).gfn();
-        level -= 1;
-    };
-    if !access.is_allowed(above & Rights::of(leaf), paging) {
-        return Err(owed(address, PageFaultCode::PRESENT, access, paging));
-    }
-    let offset = span(level) - 1;
-    let gpa = Gpa(leaf.address() & !offset | address.0 & offset);
-    Ok(Translation { gpa, level, above, steps, top: paging.top_table() })
-}
-
-/// The PDPTE for `address` as memory has it now, which is not what counts.
-#[cold]
-fn pdpte_in_memory(memory: &GuestMemory, paging: &Paging, address: Gva) -> Entry {
-    Entry::from_bits_retain(load(memory, Gpa((paging.cr3() & !31) + (address.0 >> 30 & 3) * 8)))
-}
-
-/// Bytes that a 4 MiB page has.
-const PSE_PAGE: u64 = 4 << 20;
-/// Must be clear in an entry that maps a 4 MiB page, where addresses have 40 bits (APM vol. 2, figure 5-6).
-const PSE_RESERVED: u64 = 1 << 21;
-
-#[cold]
-fn by_32_bit_entries(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Result<Translation, PageFault> {
-    let mut steps = [Step::NONE; LEVELS];
-    let directory = paging.top_table();
-    steps[2].entry = Entry::from_bits_retain(directory.gpa().0);
-    let step = |table: Gfn, index: u64| {
-        let at = Gpa(table.gpa().0 + index * 4);
-        let raw = half(load(memory, Gpa(at.0 & !7)), at);
-        Step { at, raw, entry: Entry::from_bits_retain(raw) }
-    };
-    let refuse = |code| Err(owed(address, code, access, paging));
-    let mut upper = step(directory, address.0 >> 22 & 1023);
-    if !upper.entry.contains(Entry::PRESENT) {
-        return refuse(PageFaultCode::empty());
-    }
-    let large = upper.entry.contains(Entry::LARGE) && paging.bits().contains(PagingBits::LARGE_PAGES);
-    let found = if large {
-        if upper.raw & PSE_RESERVED != 0 {
-            return refuse(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
-        }
-        // Bits 39:32 of the address stand in bits 20:13.
-        let frame = upper.raw & !(PSE_PAGE - 1) | (upper.raw >> 13 & 0xff) << 32;
-        upper.entry = Entry::from_bits_retain(upper.raw & 0xfff | frame);
-        steps[1] = upper;
-        Translation { gpa: Gpa(frame | address.0 & (PSE_PAGE - 1)), level: 2, above: Rights::all(), steps, top: directory }
-    } else {
-        upper.entry -= Entry::LARGE;
-        let last = step(Gpa(upper.entry.address()).gfn(), address.0 >> 12 & 1023);
-        if !last.entry.contains(Entry::PRESENT) {
-            return refuse(PageFaultCode::empty());
-        }
-        (steps[1], steps[0]) = (upper, last);
-        let gpa = Gpa(last.entry.address() | address.page_offset() as u64);
-        Translation { gpa, level: 1, above: Rights::of(upper.entry), steps, top: directory }
-    };
-    if !access.is_allowed(found.above & Rights::of(found.leaf()), paging) {
-        return refuse(PageFaultCode::PRESENT);
-    }
-    Ok(found)
-}
-
-/// The 32-bit entry at `at` in the 64-bit word that holds it.
-#[inline]
-const fn half(word: u64, at: Gpa) -> u64 {
-    (word >> (at.0 % 8 * 8)) & 0xffff_ffff
 }
 
 /// Translates by a 64-bit last-level entry alone, where the tables above are known to lead to it with the rights `above`.
@@ -218,12 +230,14 @@ pub(super) fn by_last_entry(entry: Entry, paging: &Paging, access: Access, above
     (plain && access.is_allowed(rights, paging)).then_some(rights)
 }
 
-/// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write.
+/// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write. A walk that fails has accessed the tables
+/// above the entry that it fails at (APM vol. 2, 5.4.1).
 ///
 /// `touched` hears what became of the frames of tables that had to be written for that.
 ///
 /// # Errors
 /// The page fault that the guest is owed, or what memory had to say.
+#[inline]
 pub fn walk(
     memory: &mut GuestMemory,
     paging: &Paging,
@@ -232,132 +246,68 @@ pub fn walk(
     mut touched: impl FnMut(Gfn, Touched),
 ) -> Result<Result<Translation, PageFault>, crate::Error> {
     for _ in 0..TRIES {
-        let mut found = match translate(memory, paging, address, access) {
-            Ok(found) => found,
-            Err(fault) => {
-                mark_passed(memory, paging, address, &mut touched)?;
-                return Ok(Err(fault));
-            }
-        };
+        let mut found = Translation::new(paging);
+        let refused = found.follow(memory, paging, address, access).err();
+        let passed = found.level + usize::from(refused.is_some());
         let mut raced = false;
-        for level in found.level..=paging.mode().top() {
-            let Step { at, raw, .. } = found.steps[level - 1];
-            let dirty = if level == found.level && access.kind == Kind::Write { Entry::DIRTY } else { Entry::empty() };
-            let used = (Entry::ACCESSED | dirty).bits();
-            if raw & used != used {
-                raced |= mark(memory, paging, at, raw, raw | used, &mut touched)? == Some(false);
-                found.steps[level - 1].entry |= Entry::from_bits_retain(used);
+        for level in passed..=paging.mode().top() {
+            let writes = access.kind == Kind::Write && level == found.level;
+            let used = Entry::ACCESSED | if writes { Entry::DIRTY } else { Entry::empty() };
+            if !found.entries[level - 1].contains(used) {
+                raced |= found.mark(memory, paging, address, level, used, &mut touched)? == Some(false);
             }
         }
-        if !raced {
-            return Ok(Ok(found));
+        match refused {
+            Some(refusal) => return Ok(Err(owed(address, refusal, access, paging))),
+            None if !raced => return Ok(Ok(found)),
+            None => {}
         }
     }
     // Entries that keep changing under the walk: whatever is there now decides.
     Ok(translate(memory, paging, address, access))
 }
 
-/// Marks an entry in memory as used, if it still is `old`; as [`replace`].
-fn mark(
-    memory: &mut GuestMemory,
-    paging: &Paging,
-    at: Gpa,
-    old: u64,
-    new: u64,
-    touched: &mut impl FnMut(Gfn, Touched),
-) -> Result<Option<bool>, crate::Error> {
-    match memory.touch(at.gfn(), Intent::Write) {
-        Ok((_, done)) => touched(at.gfn(), done),
-        // Absent memory takes no writes.
-        Err(crate::Error::OutsideMemory(_)) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(replace(memory, paging, at, old, new))
-}
-
-/// Marks the upper entries of a walk that failed below them: a table has been accessed when it has been read (APM vol. 2, 5.4.1).
-#[cold]
-fn mark_passed(
-    memory: &mut GuestMemory,
-    paging: &Paging,
-    address: Gva,
-    touched: &mut impl FnMut(Gfn, Touched),
-) -> Result<(), crate::Error> {
-    let mut table = match paging.mode() {
-        Mode::Unpaged => return Ok(()),
-        Mode::Pae if !paging.pdpte(address.0).contains(Entry::PRESENT) => return Ok(()),
-        Mode::Pae => Gpa(paging.pdpte(address.0).address()).gfn(),
-        Mode::TwoLevel | Mode::Long => paging.top_table(),
-    };
-    for level in (2..=paging.mode().top()).rev() {
-        let Step { at, raw, entry } = upper_step(memory, paging, table, address, level);
-        let has_large_pages = paging.mode() != Mode::TwoLevel || paging.bits().contains(PagingBits::LARGE_PAGES);
-        let is_page = has_large_pages && entry.contains(Entry::LARGE);
-        let is_bad = paging.mode() != Mode::TwoLevel && has_reserved_bits(entry, level, paging);
-        if !entry.contains(Entry::PRESENT) || is_page || is_bad {
-            break;
+impl Translation {
+    /// Sets bits in the guest's entry if it still is what the walk found, and tells whether it was; `None` where its frame cannot be written.
+    #[cold]
+    fn mark(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        level: usize,
+        used: Entry,
+        touched: &mut impl FnMut(Gfn, Touched),
+    ) -> Result<Option<bool>, crate::Error> {
+        let (table, entry) = (self.table(level), self.entries[level - 1]);
+        match memory.touch(table, Intent::Write) {
+            Ok((_, done)) => touched(table, done),
+            // Absent memory takes no writes.
+            Err(crate::Error::OutsideMemory(_)) => {}
+            Err(error) => return Err(error),
         }
-        if !entry.contains(Entry::ACCESSED) {
-            // An entry that has changed meanwhile is another walk's.
-            mark(memory, paging, at, raw, raw | Entry::ACCESSED.bits(), touched)?;
+        self.entries[level - 1] |= used;
+        if paging.mode() != Mode::TwoLevel {
+            let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
+            return Ok(memory.compare_exchange(at, entry.bits(), (entry | used).bits()));
         }
-        table = Gpa(entry.address()).gfn();
+        let at = place_of_half(table, address, level);
+        let word = Gpa(at.0 & !7);
+        let Some(whole) = memory.load(word) else { return Ok(None) };
+        // The flags of a 32-bit entry stand where those of a 64-bit one do; whether it is large, the walk has decided.
+        let flags = (Entry::PRESENT | Entry::WRITABLE | Entry::USER | Entry::ACCESSED | Entry::DIRTY).bits();
+        if (half(whole, at) ^ entry.bits()) & flags != 0 {
+            return Ok(Some(false));
+        }
+        Ok(memory.compare_exchange(word, whole, whole | used.bits() << (at.0 % 8 * 8)))
     }
-    Ok(())
 }
 
-/// The entry of an upper level, in either width.
-fn upper_step(memory: &GuestMemory, paging: &Paging, table: Gfn, address: Gva, level: usize) -> Step {
-    let (at, raw) = if paging.mode() == Mode::TwoLevel {
-        let at = Gpa(table.gpa().0 + (address.0 >> 22 & 1023) * 4);
-        (at, half(load(memory, Gpa(at.0 & !7)), at))
-    } else {
-        let at = Gpa(table.gpa().0 + index(address, level) as u64 * 8);
-        (at, load(memory, at))
-    };
-    Step { at, raw, entry: Entry::from_bits_retain(raw) }
-}
-
-/// Replaces an entry if it still is `old`, and tells whether it was; `None` where its frame cannot be written.
-fn replace(memory: &mut GuestMemory, paging: &Paging, at: Gpa, old: u64, new: u64) -> Option<bool> {
-    if paging.mode() != Mode::TwoLevel {
-        return memory.compare_exchange(at, old, new);
-    }
-    let word = Gpa(at.0 & !7);
-    let whole = memory.load(word)?;
-    if half(whole, at) != old {
-        return Some(false);
-    }
-    memory.compare_exchange(word, whole, whole | new << (at.0 % 8 * 8))
-}
-
-/// The page fault for an access that found `code`.
+/// The page fault for an access that was refused.
 #[cold]
-fn owed(address: Gva, code: PageFaultCode, access: Access, paging: &Paging) -> PageFault {
-    let code = code | access.code();
+fn owed(address: Gva, refusal: Refusal, access: Access, paging: &Paging) -> PageFault {
+    let code = refusal | access.code();
     PageFault { address, code: if paging.tells_fetches() { code } else { code - PageFaultCode::FETCH } }
-}
-
-/// Finds a 64-bit entry present and without reserved bits, or the fault's own bits.
-#[inline]
-fn check_entry(entry: Entry, level: usize, paging: &Paging) -> Result<(), PageFaultCode> {
-    if !entry.contains(Entry::PRESENT) {
-        return Err(PageFaultCode::empty());
-    }
-    if has_reserved_bits(entry, level, paging) {
-        return Err(PageFaultCode::PRESENT | PageFaultCode::RESERVED);
-    }
-    Ok(())
-}
-
-#[inline]
-fn has_reserved_bits(entry: Entry, level: usize, paging: &Paging) -> bool {
-    let large = entry.contains(Entry::LARGE);
-    let misaligned = if large && matches!(level, 2 | 3) { (span(level) - 1) & ADDRESS_MASK & !(1 << PAGE_SHIFT) } else { 0 };
-    // Bit 8 is a page's; PML4 entries and page-directory-pointer entries that lead to tables must not have it (APM vol. 2, figures 5-18 and 5-19).
-    let leads_to_directory = level == LEVELS || (level == 3 && !large);
-    let global = if leads_to_directory { 1 << 8 } else { 0 };
-    entry.bits() & (paging.reserved() | misaligned | global) != 0 || (large && level == LEVELS)
 }
 
 /// Tells whether a 64-bit last-level entry is present and accessed and has no reserved bit.

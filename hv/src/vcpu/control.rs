@@ -61,6 +61,8 @@ impl Cached {
 }
 
 /// CR0, CR3, CR4, CR8 and EFER as the guest sees them, and the PDPTEs that the processor has latched.
+///
+/// What a write would come to is found out on a copy, which is thrown away when the write is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "registers, by their names in the manual")]
 pub struct ControlRegisters {
@@ -73,7 +75,7 @@ pub struct ControlRegisters {
     pub pdptes: [u64; 4],
 }
 
-type Changed = Result<(ControlRegisters, Cached), Exception>;
+type Changed = Result<Cached, Exception>;
 const REFUSED: Changed = Err(Exception::GP0);
 
 impl ControlRegisters {
@@ -116,29 +118,26 @@ impl ControlRegisters {
         } else {
             Mode::TwoLevel
         };
-        let mut bits = PagingBits::empty();
-        let sources = [
-            (self.cr0 & WP, PagingBits::WRITE_PROTECT),
-            (self.efer & NXE, PagingBits::NO_EXECUTE),
-            (self.cr4 & PSE, PagingBits::LARGE_PAGES),
-            (self.cr4 & SMEP, PagingBits::SMEP),
-            (self.cr4 & SMAP, PagingBits::SMAP),
-        ];
-        let mut at = 0;
-        while at < sources.len() {
-            if sources[at].0 != 0 && !matches!(mode, Mode::Unpaged) {
-                bits = bits.union(sources[at].1);
-            }
-            at += 1;
-        }
+        let bits = if matches!(mode, Mode::Unpaged) { PagingBits::empty() } else { self.paging_bits() };
         Paging::new(mode, bits, self.cr3, self.pdptes)
+    }
+
+    const fn paging_bits(&self) -> PagingBits {
+        const fn bit(set: bool, bit: PagingBits) -> PagingBits {
+            if set { bit } else { PagingBits::empty() }
+        }
+        bit(self.cr0 & WP != 0, PagingBits::WRITE_PROTECT)
+            .union(bit(self.efer & NXE != 0, PagingBits::NO_EXECUTE))
+            .union(bit(self.cr4 & PSE != 0, PagingBits::LARGE_PAGES))
+            .union(bit(self.cr4 & SMEP != 0, PagingBits::SMEP))
+            .union(bit(self.cr4 & SMAP != 0, PagingBits::SMAP))
     }
 
     /// MOV to CR0 and LMSW, in code whose segment is `cs`; `read` reads a word of guest memory, for PDPTEs.
     ///
     /// # Errors
     /// #GP(0) for a combination that the manual forbids.
-    pub fn with_cr0(mut self, value: u64, cs: &Segment, read: impl Fn(u64) -> u64) -> Changed {
+    pub fn set_cr0(&mut self, value: u64, cs: &Segment, read: impl Fn(u64) -> u64) -> Changed {
         let illegal = value >> 32 != 0 || value & (PG | PE) == PG || value & (NW | CD) == NW;
         if illegal {
             return REFUSED;
@@ -160,27 +159,27 @@ impl ControlRegisters {
         if (self.cr0 ^ old) & (PG | CD | NW) != 0 {
             self.latch(read)?;
         }
-        Ok((self, Cached::of((self.cr0 ^ old) & (PG | WP | PE), Bug::Cr0OwesNothing)))
+        Ok(Cached::of((self.cr0 ^ old) & (PG | WP | PE), Bug::Cr0OwesNothing))
     }
 
     /// MOV to CR3.
     ///
     /// # Errors
     /// #GP(0) for reserved bits, in CR3 or in the PDPTEs that it names.
-    pub fn with_cr3(mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
+    pub fn set_cr3(&mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
         if self.is_long() && value >> PHYSICAL_BITS != 0 {
             return REFUSED;
         }
         self.cr3 = if self.is_long() { value } else { value & 0xffff_ffff };
         self.latch(read)?;
-        Ok((self, Cached::Goes))
+        Ok(Cached::Goes)
     }
 
     /// MOV to CR4.
     ///
     /// # Errors
     /// #GP(0) for bits that the profile does not have, for leaving PAE in long mode, for reserved bits in PDPTEs.
-    pub fn with_cr4(mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
+    pub fn set_cr4(&mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
         if value & !CR4_OFFERED.bits() != 0 || (self.is_long() && value & PAE == 0) {
             return REFUSED;
         }
@@ -189,32 +188,32 @@ impl ControlRegisters {
         if flushes != 0 {
             self.latch(read)?;
         }
-        Ok((self, Cached::of(flushes, Bug::Cr4OwesNothing)))
+        Ok(Cached::of(flushes, Bug::Cr4OwesNothing))
     }
 
     /// MOV to CR8.
     ///
     /// # Errors
     /// #GP(0) for reserved bits.
-    pub const fn with_cr8(mut self, value: u64) -> Changed {
+    pub const fn set_cr8(&mut self, value: u64) -> Changed {
         if value >> 4 != 0 {
             return REFUSED;
         }
         self.cr8 = value as u8;
-        Ok((self, Cached::Stays))
+        Ok(Cached::Stays)
     }
 
     /// WRMSR to EFER. LMA is the processor's, whatever is written there.
     ///
     /// # Errors
     /// #GP(0) for bits that the profile does not have, and for changing LME while paging is on.
-    pub const fn with_efer(mut self, value: u64) -> Changed {
+    pub const fn set_efer(&mut self, value: u64) -> Changed {
         let changed = self.efer ^ value;
         if value & !EFER_BITS != 0 || (changed & LME != 0 && self.cr0 & PG != 0) {
             return REFUSED;
         }
         self.efer = value & !LMA | self.efer & LMA;
-        Ok((self, if changed & NXE != 0 { Cached::Goes } else { Cached::Stays }))
+        Ok(if changed & NXE != 0 { Cached::Goes } else { Cached::Stays })
     }
 
     /// Latches the PDPTEs, if PAE paging is what is on now (APM vol. 2, 5.2.3).
@@ -240,11 +239,40 @@ mod tests {
     const CODE_64: Segment = Segment { selector: 8, attributes: 0xa9b, limit: u32::MAX, base: 0 };
     const NO_MEMORY: fn(u64) -> u64 = |_| unreachable!("no PDPTEs are latched here");
 
-    fn refused(changed: Changed) -> bool {
+    type With = Result<(ControlRegisters, Cached), Exception>;
+
+    /// What a write makes of the registers.
+    impl ControlRegisters {
+        fn with(mut self, write: impl FnOnce(&mut Self) -> Changed) -> With {
+            write(&mut self).map(|cached| (self, cached))
+        }
+
+        fn with_cr0(self, value: u64, cs: &Segment, read: impl Fn(u64) -> u64) -> With {
+            self.with(|registers| registers.set_cr0(value, cs, read))
+        }
+
+        fn with_cr3(self, value: u64, read: impl Fn(u64) -> u64) -> With {
+            self.with(|registers| registers.set_cr3(value, read))
+        }
+
+        fn with_cr4(self, value: u64, read: impl Fn(u64) -> u64) -> With {
+            self.with(|registers| registers.set_cr4(value, read))
+        }
+
+        fn with_cr8(self, value: u64) -> With {
+            self.with(|registers| registers.set_cr8(value))
+        }
+
+        fn with_efer(self, value: u64) -> With {
+            self.with(|registers| registers.set_efer(value))
+        }
+    }
+
+    fn refused(changed: With) -> bool {
         changed == Err(Exception::GP0)
     }
 
-    fn now(changed: Changed) -> ControlRegisters {
+    fn now(changed: With) -> ControlRegisters {
         changed.unwrap().0
     }
 
@@ -307,7 +335,7 @@ mod tests {
     #[test]
     fn what_translations_depend_on_makes_them_go() {
         let long = ControlRegisters::long(0x1000);
-        let cached = |changed: Changed| changed.unwrap().1;
+        let cached = |changed: With| changed.unwrap().1;
         assert_eq!(cached(long.with_cr3(0x1000, NO_MEMORY)), Cached::Goes);
         assert_eq!(cached(long.with_cr0(long.cr0 ^ WP, &CODE_64, NO_MEMORY)), Cached::Goes);
         assert_eq!(cached(long.with_cr0(long.cr0 | Cr0Flags::TASK_SWITCHED.bits(), &CODE_64, NO_MEMORY)), Cached::Stays);

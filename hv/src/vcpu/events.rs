@@ -80,8 +80,10 @@ pub(super) struct Events {
     step: Step,
     /// The embedder wants to be told when the guest could take an interrupt.
     window_wanted: bool,
-    /// The next entry has to look at what waits.
+    /// The next entry has something to deliver or to look at.
     attention: bool,
+    /// Something waits, or is watched for, beside what is under way.
+    waits: bool,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
 }
@@ -96,23 +98,40 @@ impl Events {
             step: Step::No,
             window_wanted: false,
             attention: false,
+            waits: false,
             last_raised: None,
         }
     }
 
-    /// Whether the next entry has to look at what waits.
+    /// The highest vector that waits and is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2).
+    #[inline]
+    fn highest(&self, cr8: u8) -> Option<u8> {
+        let [a, b, c, d] = self.queue;
+        let (first, word) = match (a, b, c, d) {
+            (.., d) if d != 0 => (192, d),
+            (_, _, c, _) if c != 0 => (128, c),
+            (_, b, ..) if b != 0 => (64, b),
+            (0, ..) => return None,
+            (a, ..) => (0, a),
+        };
+        let vector = first + 63 - word.leading_zeros() as u8;
+        (vector >> 4 > cr8).then_some(vector)
+    }
+
+    /// Has the next entry look at what waits.
+    #[inline]
+    const fn look(&mut self) {
+        self.attention = true;
+        self.waits = true;
+    }
+
+    /// Whether the next entry has something to deliver or to look at.
     #[inline]
     pub(super) const fn attention(&self) -> bool {
         self.attention
     }
 
-    /// The highest vector that waits and is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2).
-    fn highest(&self, cr8: u8) -> Option<u8> {
-        let part = (0..4).rev().find(|part| self.queue[*part] != 0)?;
-        let vector = (part * 64) as u8 + 63 - self.queue[part].leading_zeros() as u8;
-        (vector >> 4 > cr8).then_some(vector)
-    }
-
+    #[inline]
     const fn remove(&mut self, vector: u8) {
         self.queue[vector as usize / 64] &= !(1 << (vector % 64));
     }
@@ -122,19 +141,19 @@ impl Vcpu {
     /// Queues an external interrupt, to be taken when RFLAGS.IF, the interrupt shadow and CR8 allow, highest vector first. A vector that waits already is queued once.
     pub const fn inject_interrupt(&mut self, vector: u8) {
         self.events.queue[vector as usize / 64] |= 1 << (vector % 64);
-        self.events.attention = true;
+        self.events.look();
     }
 
     /// Queues a non-maskable interrupt; one that waits already is queued once.
     pub const fn inject_nmi(&mut self) {
         self.events.nmi = true;
-        self.events.attention = true;
+        self.events.look();
     }
 
     /// Asks for [`crate::Stop::InterruptWindow`] as soon as the guest could take an interrupt.
     pub const fn request_window(&mut self) {
         self.events.window_wanted = true;
-        self.events.attention = true;
+        self.events.look();
     }
 
     /// What an embedder wants to know before it injects an interrupt.
@@ -151,43 +170,53 @@ impl Vcpu {
         events.pending.is_some() || interrupt || (events.nmi && events.nmis == Nmis::Open)
     }
 
+    #[inline]
     fn interrupts_enabled(&self) -> bool {
         self.vmcb.save.rflags & RFlags::INTERRUPT_FLAG.bits() != 0
     }
 
+    #[inline]
     fn can_interrupt(&self) -> bool {
         self.interrupts_enabled() && self.vmcb.control.interrupt_shadow & 1 == 0
     }
 
     /// Something changed that waiting interrupts depend on.
     pub(super) const fn look_at_events(&mut self) {
-        self.events.attention = true;
+        self.events.look();
     }
 
-    /// Decides what the next entry delivers, and which windows it watches for.
-    #[cold]
+    /// Decides what the next entry delivers, and which windows it watches for. What is under way goes first, then NMI, then the highest interrupt (APM
+    /// vol. 2, table 8-9).
+    #[inline(never)]
     pub(super) fn prepare_events(&mut self) {
+        let under_way = self.events.pending.take();
+        self.events.attention = false;
+        if let Some(event) = under_way {
+            self.vmcb.control.event_injection = event.encode();
+            if !self.events.waits {
+                return;
+            }
+        }
         self.follow_iret();
-        let chosen = self.choose_event();
-        if let Some(event) = chosen {
+        if under_way.is_none()
+            && let Some(event) = self.choose_event()
+        {
             self.vmcb.control.event_injection = event.encode();
         }
-        let waits = self.events.highest(self.control.cr8).is_some();
-        self.watch_window(waits || self.events.window_wanted);
+        let interrupt = self.events.highest(self.control.cr8).is_some();
+        self.watch_window(interrupt || self.events.window_wanted);
         if self.events.nmi
             && let Nmis::EndingAt(_) = self.events.nmis
         {
             self.events.step = Step::Single;
             self.vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
         }
-        self.events.attention = waits || self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
+        self.events.waits = interrupt || self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
+        self.events.attention = self.events.waits;
     }
 
-    /// Takes the event that goes first: what is under way, then NMI, then the highest interrupt (APM vol. 2, table 8-9).
+    #[inline]
     fn choose_event(&mut self) -> Option<Event> {
-        if let Some(event) = self.events.pending.take() {
-            return Some(event);
-        }
         if self.events.nmi && self.events.nmis == Nmis::Open && self.vmcb.control.interrupt_shadow & 1 == 0 {
             self.events.nmi = false;
             self.block_nmis();
@@ -199,6 +228,7 @@ impl Vcpu {
     }
 
     /// Has the processor exit when the guest could take an interrupt, or no longer.
+    #[inline]
     fn watch_window(&mut self, wanted: bool) {
         let control = &mut self.vmcb.control;
         let (intercept, request) = (Intercepts1::VINTR.bits(), V_IRQ | V_IGN_TPR);
@@ -219,7 +249,7 @@ impl Vcpu {
     /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
     pub(crate) fn open_window(&mut self) -> bool {
         self.watch_window(false);
-        self.events.attention = true;
+        self.events.look();
         core::mem::take(&mut self.events.window_wanted)
     }
 
@@ -232,7 +262,7 @@ impl Vcpu {
     /// The guest is about to execute the IRET that ends NMI blocking.
     pub(crate) fn begin_iret(&mut self) {
         self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
-        self.events.attention = true;
+        self.events.look();
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
         self.clean.remove(Clean::INTERCEPTS);
     }

@@ -19,13 +19,19 @@ pub(super) struct Fetch {
 
 /// The bytes of an instruction, as many as could be read.
 pub(crate) struct InstructionBytes {
-    bytes: [u8; MAX_BYTES],
+    /// One more than an instruction has.
+    bytes: [u8; MAX_BYTES + 1],
     count: usize,
 }
 
 impl InstructionBytes {
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.count]
+    }
+
+    /// The bytes with zeros behind them: of an instruction that the processor has decoded, all were there.
+    pub(crate) const fn padded(&self) -> &[u8; MAX_BYTES + 1] {
+        &self.bytes
     }
 }
 
@@ -72,16 +78,33 @@ impl Vcpu {
     }
 
     /// Reads the bytes at RIP, across a page boundary if the next page can be read too.
+    #[inline]
     pub(crate) fn instruction(&mut self, mmu: &ShadowMmu, memory: &GuestMemory) -> InstructionBytes {
-        let mut read = InstructionBytes { bytes: [0; MAX_BYTES], count: 0 };
         let address = self.code_address();
-        let Some(frame) = self.fetch_frame(address, mmu, memory) else { return read };
-        read.count = memory.view_frame(frame).read(address.page_offset(), &mut read.bytes);
+        let Some(frame) = self.fetch_frame(address, mmu, memory) else {
+            return InstructionBytes { bytes: [0; MAX_BYTES + 1], count: 0 };
+        };
+        match memory.view_frame(frame).load_16(address.page_offset()) {
+            Some(bytes) => InstructionBytes { bytes, count: MAX_BYTES },
+            None => self.instruction_at_page_end(frame, address, mmu, memory),
+        }
+    }
+
+    #[cold]
+    fn instruction_at_page_end(
+        &mut self,
+        frame: GuestFrame,
+        address: Gva,
+        mmu: &ShadowMmu,
+        memory: &GuestMemory,
+    ) -> InstructionBytes {
+        let mut read = InstructionBytes { bytes: [0; MAX_BYTES + 1], count: 0 };
+        read.count = memory.view_frame(frame).read(address.page_offset(), &mut read.bytes[..MAX_BYTES]);
         if read.count < MAX_BYTES {
             let next = address.page_base().wrapping_add(PAGE_SIZE as u64);
             let next = if self.code_mode() == CodeMode::Bits64 { next } else { Gva(next.0 & 0xffff_ffff) };
             if let Some(frame) = self.fetch_frame(next, mmu, memory) {
-                read.count += memory.view_frame(frame).read(0, &mut read.bytes[read.count..]);
+                read.count += memory.view_frame(frame).read(0, &mut read.bytes[read.count..MAX_BYTES]);
             }
         }
         read

@@ -140,8 +140,8 @@ impl Vcpu {
     }
 
     /// Sets control registers. The shadow tables must have been switched to what [`ControlRegisters::paging`] says, if that has changed.
-    pub(crate) fn set_control(&mut self, control: ControlRegisters) {
-        self.control = control;
+    pub(crate) fn set_control(&mut self, control: &ControlRegisters) {
+        self.control = *control;
         self.paging = control.paging();
         let save = &mut self.vmcb.save;
         (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
@@ -150,6 +150,11 @@ impl Vcpu {
         }
         // CR8 may have let a waiting interrupt through.
         self.look_at_events();
+    }
+
+    /// What the processor offers that it ran on last.
+    pub const fn features(&self) -> Features {
+        self.features
     }
 
     /// RFLAGS.

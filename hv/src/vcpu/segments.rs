@@ -2,6 +2,7 @@
 
 use super::Vcpu;
 use crate::{
+    insn::CodeBits,
     svm::{Clean, Segment, attributes},
     x86::RFlags,
 };
@@ -32,6 +33,15 @@ pub enum CodeMode {
 }
 
 impl CodeMode {
+    /// The default size of operands and addresses.
+    pub const fn bits(self) -> CodeBits {
+        match self {
+            Self::Bits64 => CodeBits::Bits64,
+            Self::Bits32 => CodeBits::Bits32,
+            Self::Bits16 => CodeBits::Bits16,
+        }
+    }
+
     /// An instruction pointer, as wide as the code's.
     #[inline(always)]
     pub(super) const fn wrap(self, rip: u64) -> u64 {

@@ -186,7 +186,7 @@ impl Vcpu {
             clock: Clock::Stopped,
             exits: 0,
         };
-        vcpu.set_control(control);
+        vcpu.set_control(&control);
         Ok(vcpu)
     }
 }

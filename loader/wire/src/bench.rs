@@ -13,6 +13,14 @@ pub mod layout {
     pub const SAMPLES: u64 = 0x10_0000;
     /// Where they end.
     pub const SAMPLES_END: u64 = 0x20_0000;
+    /// The guest's GDT, IDT and two more top tables, a page each.
+    pub const GDT: u64 = 0x7_0000;
+    /// See [`GDT`].
+    pub const IDT: u64 = 0x7_1000;
+    /// See [`GDT`].
+    pub const ROOTS: [u64; 2] = [0x7_2000, 0x7_3000];
+    /// The end of the page that the guest's stack lies in.
+    pub const STACK: u64 = 0x7_5000;
     /// Where the tables for the test pages lie: one level-2 table and eight level-1 tables behind it.
     pub const TABLES: u64 = 0x8_0000;
     /// Where the test pages appear, as a guest-virtual address.
@@ -51,6 +59,8 @@ pub enum Measure<'a> {
     FullSwitch(u64),
     /// A loop of the benchmark guest, which stamps the counter once an iteration.
     Loop(Loop<'a>),
+    /// Two VMs that leave to the embedder by turns, this many times each.
+    Alternate(u64),
     /// From a verified image to its first call.
     ColdStart {
         /// The ELF file's bytes; it exits with code 0 at once.
@@ -72,6 +82,17 @@ pub struct Loop<'a> {
     pub registers: Cow<'a, [(Register, u64)]>,
     /// What lies behind the test pages.
     pub frames: Frames,
+    /// What the guest's handler of page faults does.
+    pub page_faults: Handler,
+}
+
+/// What the benchmark guest's handler of page faults does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Handler {
+    /// Skips the load of three bytes that faulted.
+    Skip,
+    /// Writes the next entry of the table, and tries again.
+    Map,
 }
 
 /// A register that a loop takes, by the number that instructions encode it with.
@@ -93,6 +114,8 @@ pub enum Frames {
     Present,
     /// They get them when they are first touched.
     Absent,
+    /// They have, but the guest's tables do not map them.
+    Unmapped,
 }
 
 /// One row of figures.

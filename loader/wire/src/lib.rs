@@ -257,7 +257,7 @@ pub fn decode_job(bytes: &[u8]) -> Result<Job<'_>, postcard::Error> {
 #[cfg(test)]
 mod tests {
     use super::{
-        bench::{Benchmark, Frames, Loop, Measure, Register, Task},
+        bench::{Benchmark, Frames, Handler, Loop, Measure, Register, Task},
         *,
     };
     use alloc::vec;
@@ -292,6 +292,7 @@ mod tests {
                             operations: 7,
                             registers: vec![(Register::R11, 4096)].into(),
                             frames: Frames::Absent,
+                            page_faults: Handler::Map,
                         }),
                     },
                 ],

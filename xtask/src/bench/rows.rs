@@ -1,10 +1,10 @@
 //! The rows of the benchmark: how each is measured, what it has to meet, and what it is compared with. A new row is a new line here.
 
-use Frames::{Absent, Present};
-use Register::{R8, R11, Rbx};
+use Frames::{Absent, Present, Unmapped};
+use Register::{R8, R9, R10, R11, Rbx};
 use wire::bench::{
-    Frames, Register,
-    layout::{COUNT, FRAMES, PAGES},
+    Frames, Handler, Register,
+    layout::{COUNT, FRAMES, PAGES, ROOTS, TABLES},
 };
 
 /// A row.
@@ -37,10 +37,14 @@ pub enum How {
     FullSwitch,
     /// A loop of the benchmark guest (`tests/peer/guest.S`): its name, operations, registers, and what is behind the test pages.
     Loop(&'static str, u64, &'static [(Register, u64)], Frames),
+    /// The same, with what the guest's handler of page faults does.
+    Faults(&'static str, u64, &'static [(Register, u64)], Frames, Handler),
+    /// Two VMs that leave to the embedder by turns.
+    Alternate,
     /// From a verified image, one of `tests/guests`, to its first call, in so many bytes of memory.
     ColdStart(&'static str, u64),
 }
-use How::{Boot, ColdStart, FullSwitch, Loop};
+use How::{Alternate, Boot, ColdStart, Faults, FullSwitch, Loop};
 
 /// Which of a row's numbers stands for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +59,11 @@ pub enum Number {
 const TIMES: u64 = 2000;
 /// The floor of what hv does by itself: a world switch with all registers, VMLOAD and VMSAVE.
 const SWITCH: &str = "full_switch_vmmcall";
+/// The entry that maps the first test page, and where it stands.
+const FIRST_ENTRY: u64 = FRAMES | 0x63;
+const FIRST_TABLE: u64 = TABLES + 4096;
+/// Nothing is mapped there.
+const NOWHERE: u64 = 0x8000_0000;
 const EVERY_PAGE: &[(Register, u64)] = &[(Rbx, PAGES), (R11, 4096)];
 /// Memory as the loader maps it, by 2 MiB pages: what a guest's heap is made of.
 const HEAP_PAGES: &[(Register, u64)] = &[(Rbx, FRAMES), (R11, 4096)];
@@ -79,6 +88,38 @@ pub const ROWS: &[Row] = &[
     row("fault/absent", touch(EVERY_PAGE, COUNT, Absent)).mean().target(950).kvm("f_touch_unpopulated"),
     row("fault/heap", touch(HEAP_PAGES, HEAP_COUNT, Absent)).mean(),
     row("fault/sparse", touch(EVERY_8TH, COUNT / 8, Present)).mean().target(600).kvm("f_touch_every_8th"),
+    row("fault/guest-own", Faults("guest_pf", TIMES, &[(Rbx, NOWHERE)], Present, Handler::Skip))
+        .target(300)
+        .kvm("f_guest_pf_skip")
+        .missed("not optimised yet"),
+    row(
+        "fault/demand-paging",
+        Faults("demand", COUNT, &[(Rbx, PAGES), (R8, FIRST_TABLE), (R10, FIRST_ENTRY)], Unmapped, Handler::Map),
+    )
+    .mean()
+    .target(700)
+    .kvm("f_guest_demand_paging")
+    .missed("not optimised yet"),
+    row("table/map", Loop("mapnew", COUNT, &[(Rbx, PAGES), (R8, FIRST_TABLE), (R10, FIRST_ENTRY)], Unmapped))
+        .mean()
+        .kvm("f_mapnew"),
+    row("table/unmap", Loop("unmap", COUNT, &[(Rbx, PAGES), (R8, FIRST_TABLE)], Present)).mean().kvm("f_unmap_cold"),
+    row(
+        "table/remap",
+        Loop("remap", TIMES, &[(Rbx, PAGES), (R8, FIRST_TABLE), (R10, FIRST_ENTRY + 4096), (R11, FIRST_ENTRY)], Present),
+    )
+    .kvm("f_remap_invlpg_touch"),
+    row("table/invlpg", Loop("invlpg", TIMES, &[(Rbx, PAGES)], Present)).target(300).kvm("f_invlpg").missed("not optimised yet"),
+    row("cr3/switch-1", Loop("cr3_switch", TIMES, &[(Rbx, PAGES), (R8, ROOTS[0]), (R9, ROOTS[1])], Present))
+        .target(600)
+        .kvm("f_cr3_switch_touch")
+        .missed("not optimised yet"),
+    row("interrupt/inject-iret", Loop("irq_out", TIMES, &[], Present))
+        .target(230)
+        .exits(1.01)
+        .kvm("h_out_interrupt_iret")
+        .missed("not optimised yet"),
+    row("vm/alternate", Alternate).target(250),
     row("cold/64k", ColdStart("cold_64k", 2 << 20)).target(15_000).kvm("e_cold_64K_2M_other_vm_alive_total"),
     row("cold/1m", ColdStart("cold_1m", 16 << 20)).target(30_000).kvm("e_cold_1M_16M_other_vm_alive_total"),
     row("clock/read", Loop("clock", TIMES, &[(R8, 1 << 32)], Present)).exits(0.0),

@@ -1,0 +1,47 @@
+//! INVLPG (APM vol. 3, INVLPG; vol. 2, 5.5.2).
+
+use super::{Context, Next, unhandled};
+use crate::{
+    addr::Gva,
+    insn::{self, Operation, SegmentName},
+    svm::Features,
+    vcpu::{CodeMode, SegmentRegister},
+};
+
+/// Forgets the translation that the operand names. A non-canonical address names none.
+pub(super) fn handle(context: &mut Context<'_>) -> Next {
+    let bytes = context.vcpu.instruction(context.mmu, context.memory);
+    let code = context.vcpu.code_mode();
+    let Ok(found) = insn::decode(bytes.padded(), code.bits()) else {
+        return unhandled(context.vcpu);
+    };
+    let next = context.vcpu.rip_behind(found.length.into());
+    let operand = found.memory_operand(|number| context.vcpu.register(number), next);
+    let Some((segment, offset)) = operand.filter(|_| found.operation == Operation::Invlpg) else {
+        return unhandled(context.vcpu);
+    };
+    let address = if context.vcpu.features().contains(Features::DECODE_ASSISTS) {
+        Gva(context.vcpu.vmcb().control.exit_info_1)
+    } else {
+        linear(context, code, segment, offset)
+    };
+    let duty = context.mmu.invalidate(address);
+    context.vcpu.owe(duty);
+    context.skip_to(next)
+}
+
+/// The linear address; INVLPG checks no limits.
+fn linear(context: &Context<'_>, code: CodeMode, segment: SegmentName, offset: u64) -> Gva {
+    let register = match segment {
+        SegmentName::Es => SegmentRegister::Es,
+        SegmentName::Cs => SegmentRegister::Cs,
+        SegmentName::Ss => SegmentRegister::Ss,
+        SegmentName::Ds => SegmentRegister::Ds,
+        SegmentName::Fs => SegmentRegister::Fs,
+        SegmentName::Gs => SegmentRegister::Gs,
+    };
+    let has_base = code != CodeMode::Bits64 || matches!(segment, SegmentName::Fs | SegmentName::Gs);
+    let base = if has_base { context.vcpu.segment(register).base } else { 0 };
+    let address = base.wrapping_add(offset);
+    Gva(if code == CodeMode::Bits64 { address } else { address & 0xffff_ffff })
+}
