@@ -1,8 +1,9 @@
-//! Links the benchmark guest at a fixed address, since its table of tests holds addresses.
+//! Links two guests at fixed addresses: the table of tests of the benchmark holds some, and the 32-bit code of the other.
 
 fn main() {
     for argument in ["--no-pie", "--image-base=0x10000"] {
         println!("cargo:rustc-link-arg-bin=bench={argument}");
+        println!("cargo:rustc-link-arg-bin=access_rights={argument}");
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../peer/guest.S");

@@ -22,7 +22,7 @@ const DIGEST_OF_PATTERN: &str = "a117210941a0b00dcb2d8577e680d84b6fa0eaf760d2afc
 const FIRST_BYTE_MAX_INSTRUCTIONS: u64 = 30_000_000;
 
 fn main() {
-    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state()];
+    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state(), rights()];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }
 
@@ -220,6 +220,26 @@ fn interrupts(log: &str) -> (u64, u64) {
     };
     let (ticks, nmis) = (before(" timer interrupts"), before(" non-maskable ones"));
     ticks.zip(nmis).unwrap_or_else(|| panic!("the log does not tell: {log}"))
+}
+
+/// What page-table entries allow, checked from the inside in every paging mode, long mode in two halves.
+fn rights() -> Vec<Trial> {
+    let boots =
+        [("long", "0", "8", 57_000), ("long", "8", "16", 57_000), ("pae", "0", "16", 43_000), ("two-level", "0", "16", 24_000)];
+    let trial = |(mode, first, end, at_least)| {
+        case(
+            &format!("access_rights_{mode}_from_{first}"),
+            move || Boot::new().program("access_rights", &[mode, first, end]).with(|guest| guest.limit_ms = 85_000),
+            move |outcome| {
+                println!("{}", outcome.console.trim_end());
+                assert_eq!(*outcome.end(0), End::Exit(0), "{}", outcome.console);
+                let words: Vec<_> = outcome.console.split_whitespace().collect();
+                let probes = words.iter().position(|word| *word == "probes,").and_then(|at| words[at - 1].parse::<u32>().ok());
+                assert!(probes.is_some_and(|probes| probes >= at_least), "{}", outcome.console);
+            },
+        )
+    };
+    boots.map(trial).into()
 }
 
 /// Makes a case.

@@ -68,7 +68,7 @@ impl Address {
 }
 
 impl Instruction {
-    /// The segment and the offset in it that the instruction's memory operand names, if it has one; see [`Address::offset`].
+    /// The segment and the offset in it that the instruction's memory operand names, if it has one.
     pub fn memory_operand(&self, register: impl Fn(u8) -> u64, next: u64) -> Option<(SegmentName, u64)> {
         let Operand::Memory(address) = self.rm else { return None };
         Some((address.segment, address.offset(register, next, self.address_bytes)))

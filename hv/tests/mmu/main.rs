@@ -4,6 +4,8 @@
 //! access is compared with both, [`layout`] is its memory, [`properties`] makes guests up at random, [`stories`] tells a few by hand, and
 //! [`planted`] shows that it would notice a bug.
 
+extern crate alloc;
+
 mod layout;
 mod machine;
 mod oracle;

@@ -1,6 +1,8 @@
 //! The second opinion: address translation as a direct reading of the manual (APM vol. 2, chapter 5 for translation, 8.4.2 for the error
 //! code), slow and plain, sharing no code with the shadow MMU.
 
+use alloc::vec::Vec;
+
 /// Physical memory as an oracle sees it: what is not there reads as all ones, and takes no writes.
 pub trait Physical {
     /// Reads `bytes` (4 or 8) bytes at `at`; `None` where there is no memory.

@@ -54,7 +54,6 @@ enum Op {
         word: usize,
         value: u64,
     },
-    #[expect(dead_code, reason = "INVLPG exits to nobody yet")]
     Invlpg(usize),
     LoadCr3(usize),
     ReloadCr3,
@@ -128,6 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::MoveCode),
         1 => Just(Op::Cpuid),
         1 => (0..2usize, 0..3usize, pdpte()).prop_map(|(table, index, value)| Op::WritePdpte { table, index, value }),
+        5 => (0..ADDRESSES).prop_map(Op::Invlpg),
         2 => (0..TABLES).prop_map(Op::LoadCr3),
         1 => toggle.prop_map(Op::Toggle),
         1 => (mode, 0..TABLES).prop_map(|(mode, root)| Op::Switch(mode, root)),

@@ -18,12 +18,13 @@ const TWO: usize = 1;
 const LAST: usize = 3;
 
 /// A story and what it is about.
-pub const STORIES: [(&str, fn()); 7] = [
+pub const STORIES: [(&str, fn()); 8] = [
     ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
     ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
     ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
     ("the embedder writes to a shared page", the_embedder_writes_to_a_shared_page),
     ("code moves", code_moves),
+    ("an address is forgotten", an_address_is_forgotten),
     ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
     ("rights above differ for one table", rights_above_differ_for_one_table),
 ];
@@ -96,6 +97,19 @@ fn the_embedder_writes_to_a_shared_page() {
     read(&mut m, ONE);
     m.host_write(data(0) + 8, 5);
     read(&mut m, ONE);
+    m.finish();
+}
+
+fn an_address_is_forgotten() {
+    let mut m = machine(data(0) | READ_ONLY, data(1) | READ_ONLY);
+    read(&mut m, ONE);
+    read(&mut m, TWO);
+    m.edit_entry(address(ONE), LAST, data(1) | READ_ONLY);
+    m.invlpg(address(ONE) + 0x123);
+    read(&mut m, ONE);
+    m.edit_entry(address(TWO), LAST, 0);
+    m.invlpg(address(TWO));
+    read(&mut m, TWO);
     m.finish();
 }
 

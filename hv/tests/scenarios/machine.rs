@@ -3,11 +3,11 @@
 use hv::{
     Cpu, EntryState, Error, Hypervisor, Kick, Platform, Stop, Vm,
     addr::Gpa,
-    hw::model::ModelCpu,
+    hw::model::{ModelCpu, Script},
     mem::{GuestMemory, arena::Arena},
 };
 use iced_x86::code_asm::CodeAssembler;
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 /// Where code lies, mapped read-only and executable.
 pub const CODE: u64 = 0x1_0000;
@@ -59,11 +59,36 @@ pub fn vm(hypervisor: &Arc<Hypervisor>, code: &[u8], data: &[u8]) -> Vm {
     Vm::new(hypervisor, memory, &entry).unwrap()
 }
 
+/// Frames for one scenario. When it is dropped, which must come last, every frame must be back.
+pub struct Lent(&'static Arena);
+
+impl Lent {
+    pub fn new(frames: usize) -> Self {
+        Self(Arena::leak(frames))
+    }
+}
+
+impl Deref for Lent {
+    type Target = &'static Arena;
+
+    fn deref(&self) -> &&'static Arena {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.0.live(), 0, "frames were lost");
+        }
+    }
+}
+
 /// Everything that one scenario needs.
 pub struct Machine {
-    arena: &'static Arena,
-    cpu: Cpu<ModelCpu>,
     pub vm: Vm,
+    cpu: Cpu<ModelCpu>,
+    _frames: Lent,
 }
 
 impl Machine {
@@ -72,12 +97,24 @@ impl Machine {
     }
 
     pub fn with_kick(kick: &'static Kick, code: Vec<u8>) -> Self {
-        let arena = Arena::leak(256);
-        let model = ModelCpu::new(arena);
-        let hypervisor = hypervisor(arena, &model);
+        let frames = Lent::new(256);
+        let model = ModelCpu::new(*frames);
+        let hypervisor = hypervisor(*frames, &model);
         let cpu = Cpu::enable(model, 0, kick, &hypervisor).unwrap();
         let vm = vm(&hypervisor, &code, &[]);
-        Self { arena, cpu, vm }
+        Self { vm, cpu, _frames: frames }
+    }
+
+    /// A machine whose guest follows a script, and the handle to it. RIP is at code that nobody executes but hv reads.
+    pub fn scripted(code: Vec<u8>) -> (Self, Script) {
+        let frames = Lent::new(256);
+        let mut model = ModelCpu::new(*frames);
+        let hypervisor = hypervisor(*frames, &model);
+        let script = Script::default();
+        model.follow(&script);
+        let cpu = Cpu::enable(model, 0, &QUIET, &hypervisor).unwrap();
+        let vm = vm(&hypervisor, &code, &[]);
+        (Self { vm, cpu, _frames: frames }, script)
     }
 
     pub fn run(&mut self) -> Stop {
@@ -86,12 +123,5 @@ impl Machine {
 
     pub fn cpu(&self) -> &Cpu<ModelCpu> {
         &self.cpu
-    }
-
-    /// Drops everything and checks that every frame came back.
-    pub fn finish(self) {
-        let Self { arena, cpu, vm } = self;
-        drop((cpu, vm));
-        assert_eq!(arena.live(), 0, "frames were lost");
     }
 }

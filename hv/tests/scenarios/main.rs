@@ -1,5 +1,6 @@
 //! Scenarios on the model CPU: real guest code, run by the real run loop, through the real shadow MMU.
 
+mod events;
 mod machine;
 
 use hv::{
@@ -8,12 +9,11 @@ use hv::{
     error::NoSvm,
     exit::{Cause, Direction, Width},
     hw::{Hw, model::ModelCpu},
-    mem::arena::Arena,
     x86::{Exception, Vector, msr},
 };
 use hv_abi::call::{DOORBELL_PORT, Number, Status, Stream};
 use iced_x86::code_asm::*;
-use machine::{CODE, DATA, Machine, STACK_PAGE, assemble};
+use machine::{CODE, DATA, Lent, Machine, STACK_PAGE, assemble};
 
 /// Loads the registers of a call and makes it.
 fn call(a: &mut CodeAssembler, number: u32, arguments: [u64; 3]) {
@@ -42,7 +42,6 @@ fn guest_prints_and_exits() {
     m.vm.answer(6);
     assert_eq!(m.run(), Stop::Exit(7));
     assert_eq!(m.vm.vcpu().registers().0[hv::hw::RBX], 6, "the answer reached the guest");
-    m.finish();
 }
 
 #[test]
@@ -66,7 +65,6 @@ fn cpuid_and_msrs_answer_as_the_contract_says() {
     assert_eq!(r[10], m.vm.memory().size());
     assert_eq!(r[11], 0xd00, "LME, LMA, NXE; SVME is the host's");
     assert_eq!(Status::decode(m.vm.vcpu().rax()), Err(Status::UnknownCall));
-    m.finish();
 }
 
 #[test]
@@ -89,7 +87,6 @@ fn ports_are_the_embedders() {
     m.vm.answer_in(access, 0xffff_ff99);
     assert_eq!(m.vm.vcpu().rax(), 0xffff_ff99);
     assert_eq!(m.run(), Stop::Halt);
-    m.finish();
 }
 
 #[test]
@@ -127,7 +124,6 @@ fn faults_that_nobody_takes_end_the_guest_with_their_cause() {
         let Stop::Shutdown { cause, .. } = m.run() else { panic!("no shutdown for a fault at {address:#x}") };
         let exception = Exception { vector: Vector::PF, code: Some(code) };
         assert_eq!(cause, Some(Cause { exception, address: Gva(address) }));
-        m.finish();
     }
 }
 
@@ -139,7 +135,6 @@ fn instructions_that_guests_do_not_have_raise_ud() {
         let mut m = Machine::new(assemble(program));
         let Stop::Shutdown { cause, rip } = m.run() else { panic!("no shutdown") };
         assert_eq!((cause.map(|cause| cause.exception), rip), (Some(Exception::UD), CODE));
-        m.finish();
     }
 }
 
@@ -152,7 +147,6 @@ fn vmmcall_answers_as_an_unknown_call() {
     }));
     assert_eq!(m.run(), Stop::Halt);
     assert_eq!(Status::decode(m.vm.vcpu().rax()), Err(Status::UnknownCall));
-    m.finish();
 }
 
 #[test]
@@ -178,7 +172,6 @@ fn unknown_msrs_raise_gp() {
         let mut m = Machine::new(assemble(program));
         let Stop::Shutdown { cause, .. } = m.run() else { panic!("no shutdown") };
         assert_eq!(cause.map(|cause| cause.exception), Some(Exception::GP0));
-        m.finish();
     }
 }
 
@@ -191,7 +184,6 @@ fn a_guest_that_spins_is_interrupted_and_goes_on() {
     }));
     assert_eq!(m.run(), Stop::Interrupted);
     assert_eq!(m.run(), Stop::Interrupted);
-    m.finish();
 }
 
 #[test]
@@ -211,7 +203,6 @@ fn a_guest_whose_exits_hv_answers_is_stopped_by_a_kick() {
     assert_eq!(m.vm.vcpu().exits(), 1, "at the first exit");
     KICK.raise();
     assert_eq!(m.run(), Stop::Interrupted);
-    m.finish();
 }
 
 #[test]
@@ -229,7 +220,6 @@ fn a_write_to_a_shared_frame_is_flushed_before_it_is_seen() {
     let r = m.vm.vcpu().registers().0;
     assert_eq!((r[hv::hw::RBX], r[9]), (0, 77));
     assert_eq!(m.cpu().counters().address_flushes, 1, "one address, not the ASID");
-    m.finish();
 }
 
 #[test]
@@ -245,14 +235,13 @@ fn a_write_by_the_host_is_seen_by_the_guest() {
     m.vm.write_physical(Gpa(DATA), &5u64.to_le_bytes()).unwrap();
     assert_eq!(m.run(), Stop::Halt);
     assert_eq!(m.vm.vcpu().registers().0[hv::hw::RBX], 5);
-    m.finish();
 }
 
 #[test]
 fn many_guests_share_few_asids() {
-    let arena = Arena::leak(512);
-    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
-    let mut cpu = Cpu::enable(ModelCpu::new(arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let arena = Lent::new(512);
+    let hypervisor = machine::hypervisor(*arena, &ModelCpu::new(*arena));
+    let mut cpu = Cpu::enable(ModelCpu::new(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
     let code = assemble(|a| {
         a.mov(rcx, DATA).unwrap();
         a.mov(rbx, qword_ptr(rcx)).unwrap();
@@ -274,9 +263,9 @@ fn many_guests_share_few_asids() {
 
 #[test]
 fn fpu_registers_move_only_between_owners() {
-    let arena = Arena::leak(512);
-    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
-    let mut cpu = Cpu::enable(ModelCpu::new(arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let arena = Lent::new(512);
+    let hypervisor = machine::hypervisor(*arena, &ModelCpu::new(*arena));
+    let mut cpu = Cpu::enable(ModelCpu::new(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
     let code = assemble(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
@@ -295,9 +284,9 @@ fn fpu_registers_move_only_between_owners() {
 
 #[test]
 fn svm_is_switched_on_and_off_without_a_trace() {
-    let arena = Arena::leak(64);
-    let mut model = ModelCpu::new(arena);
-    let hypervisor = machine::hypervisor(arena, &model);
+    let arena = Lent::new(64);
+    let mut model = ModelCpu::new(*arena);
+    let hypervisor = machine::hypervisor(*arena, &model);
     let before = arena.live();
     for _ in 0..2 {
         let cpu = Cpu::enable(&mut model, 0, &machine::QUIET, &hypervisor).unwrap();
@@ -311,10 +300,10 @@ fn svm_is_switched_on_and_off_without_a_trace() {
 
 #[test]
 fn each_reason_against_svm_has_its_error() {
-    let arena = Arena::leak(64);
-    let hypervisor = machine::hypervisor(arena, &ModelCpu::new(arena));
+    let arena = Lent::new(64);
+    let hypervisor = machine::hypervisor(*arena, &ModelCpu::new(*arena));
     let refused = |prepare: fn(&mut ModelCpu)| {
-        let mut model = ModelCpu::new(arena);
+        let mut model = ModelCpu::new(*arena);
         prepare(&mut model);
         Cpu::enable(model, 0, &machine::QUIET, &hypervisor).err()
     };
@@ -331,16 +320,16 @@ fn each_reason_against_svm_has_its_error() {
     assert_eq!(with_key, Some(Error::NoSvm(NoSvm::DisabledWithKey)));
     assert_eq!(refused(|m| m.answer_cpuid(0x8000_000a, [1, 1, 0, 0])), Some(Error::NoSvm(NoSvm::TooFewAsids(1))));
     assert_eq!(refused(|m| m.set_msr(msr::EFER, 0x1d00)), Some(Error::NoSvm(NoSvm::InUse)));
-    let empty = Arena::leak(6);
-    let hypervisor = machine::hypervisor(empty, &ModelCpu::new(empty));
-    assert_eq!(Cpu::enable(ModelCpu::new(empty), 0, &machine::QUIET, &hypervisor).err(), Some(Error::NoFrames));
+    let empty = Lent::new(6);
+    let hypervisor = machine::hypervisor(*empty, &ModelCpu::new(*empty));
+    assert_eq!(Cpu::enable(ModelCpu::new(*empty), 0, &machine::QUIET, &hypervisor).err(), Some(Error::NoFrames));
 }
 
 #[test]
 fn a_processor_without_the_promised_features_is_refused() {
-    let arena = Arena::leak(64);
-    let mut model = ModelCpu::new(arena);
+    let arena = Lent::new(64);
+    let mut model = ModelCpu::new(*arena);
     model.answer_cpuid(1, [0, 0, !(1 << 20), !0]);
-    assert_eq!(machine::try_hypervisor(arena, &model).err(), Some(Error::ProcessorLacks("SSE4.2")));
+    assert_eq!(machine::try_hypervisor(*arena, &model).err(), Some(Error::ProcessorLacks("SSE4.2")));
     assert_eq!(arena.live(), 0);
 }

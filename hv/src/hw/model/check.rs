@@ -3,12 +3,14 @@
 use crate::svm::Vmcb;
 
 const CR0_PE: u64 = 1;
+const CR0_WP: u64 = 1 << 16;
 const CR0_NW: u64 = 1 << 29;
 const CR0_CD: u64 = 1 << 30;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
 const EFER_SVME: u64 = 1 << 12;
 /// SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE.
 const EFER_KNOWN: u64 = 0xfd01;
@@ -40,6 +42,10 @@ pub(super) fn vmrun(vmcb: &Vmcb, asids: u32, is_ram: impl Fn(u64) -> bool) -> Re
         (is_legal_event(control.event_injection), "EVENTINJ is illegal"),
         // hv's own floor: on the processor these would hand over the host's memory, not fail.
         (save.cr0 & CR0_PG != 0, "paging is off: the guest would see the host's physical memory"),
+        (save.cr0 & CR0_WP != 0, "CR0.WP is clear: the guest's kernel would write what is protected"),
+        (save.cr0 & (CR0_CD | CR0_NW) == 0, "the guest controls the host's caches"),
+        (save.cr4 & CR4_PAE != 0, "CR4.PAE is clear: the tables would be taken for others"),
+        (save.efer & EFER_NXE != 0, "EFER.NXE is clear: the tables would have reserved bits"),
         (control.nested_control == 0 && control.lbr_control == 0, "nested paging or LBR virtualisation is on"),
     ];
     rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, why)| Err(why))

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     addr::{Gva, Hpa},
     hw::{RCX, RDX, Registers},
-    svm::{Event, ExitCode, Features, Segment, Vmcb},
+    svm::{Event, ExitCode, Features, Intercepts1, Segment, Vmcb, virtual_interrupt::V_IRQ},
     x86::{EferFlags, PageFaultCode},
 };
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
@@ -19,6 +19,8 @@ use spin::Mutex;
 
 /// How often a step may come back before the model says that it never ends.
 const MAX_ATTEMPTS: u32 = 100;
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
 
 /// One thing that a scripted guest does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +49,12 @@ pub enum Step {
     },
     /// Loads CS with that descriptor, as a far jump would.
     LoadCode(Segment),
+    /// CLI.
+    DisableInterrupts,
+    /// STI: interrupts come behind the next step (APM vol. 3, STI).
+    EnableInterrupts,
+    /// Does nothing.
+    Nop,
 }
 
 /// An instruction that exits. Its operand is RAX, or the memory that RAX points to.
@@ -122,7 +130,7 @@ pub enum Outcome {
     Accessed(Hpa, u64),
     /// The instruction was carried out, or the step needs no more.
     Done,
-    /// hv delivered an event instead; with CR2.
+    /// hv delivered an event; with CR2. An exception is delivered instead of the step, an interrupt before it, and disables further ones.
     Event(Event, u64),
     /// hv returned to its embedder instead, and the test said to go on behind the step.
     Skipped,
@@ -159,6 +167,16 @@ impl Script {
 }
 
 impl State {
+    /// Tells whether the current step is an instruction that has exited, and that RIP is behind now.
+    fn is_carried_out(&self, vmcb: &Vmcb) -> bool {
+        match self.steps.front() {
+            Some(&Step::Execute { instruction, rip, prefixes, .. }) => {
+                self.exited && vmcb.save.rip == instruction.end(rip, prefixes)
+            }
+            _ => false,
+        }
+    }
+
     fn finish(&mut self, outcome: Outcome) {
         if self.steps.pop_front().is_some() {
             self.outcomes.push(outcome);
@@ -170,11 +188,26 @@ impl State {
 /// Carries out the script until something exits.
 pub(super) fn until_exit(cpu: &mut ModelCpu, script: &Script, vmcb: &mut Vmcb, registers: &mut Registers, injected: u64) {
     let state = &mut *script.0.lock();
-    if let Some(event) = Event::decode(injected) {
-        state.finish(Outcome::Event(event, vmcb.save.cr2));
+    match Event::decode(injected) {
+        Some(event @ Event::Exception(_)) => state.finish(Outcome::Event(event, vmcb.save.cr2)),
+        Some(event) => {
+            // An instruction that has been carried out comes before what is delivered behind it.
+            if state.is_carried_out(vmcb) {
+                state.finish(Outcome::Done);
+            }
+            state.outcomes.push(Outcome::Event(event, vmcb.save.cr2));
+            vmcb.save.rflags &= !IF;
+        }
+        None => {}
     }
     while let Some(step) = state.steps.front().copied() {
+        if takes_virtual_interrupt(vmcb) {
+            return leave(vmcb, ExitCode::VINTR, 0, 0);
+        }
         cpu.tsc += 1;
+        if step != Step::EnableInterrupts && !matches!(step, Step::Execute { .. }) {
+            vmcb.control.interrupt_shadow = 0;
+        }
         state.attempts += 1;
         assert!(state.attempts < MAX_ATTEMPTS, "{step:x?} never ends");
         match step {
@@ -182,11 +215,7 @@ pub(super) fn until_exit(cpu: &mut ModelCpu, script: &Script, vmcb: &mut Vmcb, r
                 Ok(outcome) => state.finish(outcome),
                 Err((address, code)) => return page_fault(vmcb, address, access, code),
             },
-            Step::Execute { instruction, rip, prefixes, .. }
-                if state.exited && vmcb.save.rip == instruction.end(rip, prefixes) =>
-            {
-                state.finish(Outcome::Done);
-            }
+            Step::Execute { .. } if state.is_carried_out(vmcb) => state.finish(Outcome::Done),
             Step::Execute { instruction, rip, operand, prefixes } => {
                 assert!(!state.exited || vmcb.save.rip == rip, "{instruction:x?} at {rip:#x} ended at {:#x}", vmcb.save.rip);
                 state.exited = true;
@@ -209,9 +238,26 @@ pub(super) fn until_exit(cpu: &mut ModelCpu, script: &Script, vmcb: &mut Vmcb, r
                 vmcb.save.cs = cs;
                 state.finish(Outcome::Done);
             }
+            Step::DisableInterrupts => {
+                vmcb.save.rflags &= !IF;
+                state.finish(Outcome::Done);
+            }
+            Step::EnableInterrupts => {
+                vmcb.control.interrupt_shadow = u64::from(vmcb.save.rflags & IF == 0);
+                vmcb.save.rflags |= IF;
+                state.finish(Outcome::Done);
+            }
+            Step::Nop => state.finish(Outcome::Done),
         }
     }
     leave(vmcb, ExitCode::INTR, 0, 0);
+}
+
+/// Tells whether the guest would take a virtual interrupt now, and hv wants to know (APM vol. 2, 15.21.4).
+fn takes_virtual_interrupt(vmcb: &Vmcb) -> bool {
+    let control = &vmcb.control;
+    let is_there = control.virtual_interrupt & V_IRQ != 0 && control.intercepts_1 & Intercepts1::VINTR.bits() != 0;
+    is_there && vmcb.save.rflags & IF != 0 && control.interrupt_shadow & 1 == 0
 }
 
 fn accessed(

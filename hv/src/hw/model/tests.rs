@@ -231,7 +231,7 @@ fn legal() -> Vmcb {
 #[test]
 fn every_check_of_vmrun_can_fail() {
     type Spoil = fn(&mut Vmcb);
-    let cases: [(&str, Spoil); 15] = [
+    let cases: [(&str, Spoil); 19] = [
         ("EFER.SVME is clear", |v| v.save.efer &= !(1 << 12)),
         ("EFER has reserved bits", |v| v.save.efer |= 1 << 20),
         ("CR0.NW without CR0.CD", |v| v.save.cr0 |= 1 << 29),
@@ -246,6 +246,10 @@ fn every_check_of_vmrun_can_fail() {
         ("VMRUN is not intercepted", |v| v.control.intercepts_2 = 0),
         ("the ASID is out of range", |v| v.control.asid = 4),
         ("EVENTINJ is illegal", |v| v.control.event_injection = 1 << 31 | 3 << 8 | 2),
+        ("CR0.WP is clear: the guest's kernel would write what is protected", |v| v.save.cr0 &= !(1 << 16)),
+        ("the guest controls the host's caches", |v| v.save.cr0 |= 1 << 30),
+        ("CR4.PAE is clear: the tables would be taken for others", |v| (v.save.cr4, v.save.efer) = (0, 0x1800)),
+        ("EFER.NXE is clear: the tables would have reserved bits", |v| v.save.efer &= !(1 << 11)),
         ("nested paging or LBR virtualisation is on", |v| v.control.nested_control = 1),
     ];
     assert_eq!(check::vmrun(&legal(), 4, |_| true), Ok(()));
