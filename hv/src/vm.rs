@@ -56,6 +56,9 @@ impl Vm {
     /// Runs the guest until the embedder must take over, or is asked for by the CPU's [`crate::Kick`]. The host's interrupts are on while the guest runs, and on when this returns.
     pub fn run<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Stop {
         self.vcpu.arrive(cpu);
+        if let Some(until) = self.vcpu.wake(cpu) {
+            return Stop::Idle { until };
+        }
         loop {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
             let Self { hypervisor, memory, mmu, vcpu, contract } = self;

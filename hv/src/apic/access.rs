@@ -17,7 +17,7 @@ impl Apic {
     /// # Errors
     /// The APIC is not in x2APIC mode, or it has no such register to read.
     #[inline]
-    pub fn read_msr(&mut self, msr: u32, now: u64) -> Result<u64, Refused> {
+    pub fn read_msr(&self, msr: u32, now: u64) -> Result<u64, Refused> {
         let register = self.msr_register(msr)?;
         match register {
             Register::EndOfInterrupt | Register::SelfInterrupt => Err(Refused),
@@ -32,14 +32,21 @@ impl Apic {
     /// The APIC is not in x2APIC mode, it has no such register to write, or a reserved bit is set.
     #[inline]
     pub fn write_msr(&mut self, msr: u32, value: u64, now: u64) -> Result<Option<Message>, Refused> {
-        match self.msr_register(msr)? {
-            // The one that is written most, and as the only one needs nothing else.
-            Register::EndOfInterrupt if value == 0 => {
-                self.end_of_interrupt();
-                Ok(None)
-            }
-            register => self.write_checked(register, value, now),
+        let register = self.msr_register(msr)?;
+        self.write_checked(register, value, now)
+    }
+
+    /// Writes the end-of-interrupt register as an MSR: the register that is written most, and as the only one needs nothing else.
+    ///
+    /// # Errors
+    /// As for [`Apic::write_msr`].
+    #[inline]
+    pub fn write_end_of_interrupt(&mut self, value: u64) -> Result<(), Refused> {
+        if self.mode() != Mode::X2Apic || value != 0 {
+            return Err(Refused);
         }
+        self.end_of_interrupt();
+        Ok(())
     }
 
     /// Reads from the page of registers, at an offset below 4096: 32 bits from a multiple of 16 on, zeros from anywhere else.
@@ -105,7 +112,7 @@ impl Apic {
         }
     }
 
-    fn read(&mut self, register: Register, now: u64) -> u32 {
+    fn read(&self, register: Register, now: u64) -> u32 {
         match register {
             Register::Id if self.mode() == Mode::X2Apic => self.id,
             Register::Id => self.id << 24,

@@ -50,15 +50,21 @@ impl Timer {
         if self.deadline == NEVER { None } else { Some(self.deadline) }
     }
 
-    /// Goes on behind an expiry: the next one of a periodic timer is the first that lies in the future, in step with all before it.
+    /// Goes on behind an expiry.
     pub(super) fn expire(&mut self, now: u64, mode: TimerMode) {
-        self.deadline = match (mode, self.ticks(self.initial)) {
+        self.deadline = self.deadline_behind(now, mode);
+    }
+
+    /// The deadline that lies behind `now`: the next of a periodic timer is the first in the future, in step with all before it.
+    fn deadline_behind(&self, now: u64, mode: TimerMode) -> u64 {
+        match (mode, self.ticks(self.initial)) {
+            _ if !self.is_due(now) => self.deadline,
             (TimerMode::Periodic, period @ 1..) => {
                 let missed = (now - self.deadline) / period;
                 self.deadline.saturating_add((missed + 1).saturating_mul(period))
             }
             _ => NEVER,
-        };
+        }
     }
 
     /// What a count comes to in ticks of the time stamp counter.
@@ -72,8 +78,9 @@ impl Timer {
     }
 
     /// The count that is left; part of a step counts as one.
-    fn current(&self, now: u64) -> u32 {
-        let left = if self.deadline == NEVER { 0 } else { self.deadline.saturating_sub(now) };
+    fn current(&self, now: u64, mode: TimerMode) -> u32 {
+        let deadline = self.deadline_behind(now, mode);
+        let left = if deadline == NEVER { 0 } else { deadline - now };
         left.div_ceil(1 << self.shift()).min(u64::from(self.initial)) as u32
     }
 
@@ -91,7 +98,7 @@ impl Apic {
         }
     }
 
-    /// The TSC deadline register: 0 unless the timer waits for one.
+    /// The TSC deadline register (MSR 6E0h): 0 unless the timer waits for one.
     pub fn tsc_deadline(&self) -> u64 {
         match self.timer_mode() {
             TimerMode::TscDeadline => self.timer.deadline().unwrap_or(0),
@@ -107,6 +114,12 @@ impl Apic {
         }
     }
 
+    /// Whether the timer counts, whatever becomes of it.
+    #[inline]
+    pub const fn timer_runs(&self) -> bool {
+        self.timer.deadline != NEVER
+    }
+
     pub(super) const fn initial_count(&self) -> u32 {
         self.timer.initial
     }
@@ -119,9 +132,9 @@ impl Apic {
         }
     }
 
-    pub(super) fn current_count(&mut self, now: u64) -> u32 {
-        self.advance(now);
-        if self.timer_mode() == TimerMode::TscDeadline { 0 } else { self.timer.current(now) }
+    pub(super) fn current_count(&self, now: u64) -> u32 {
+        let mode = self.timer_mode();
+        if mode == TimerMode::TscDeadline { 0 } else { self.timer.current(now, mode) }
     }
 
     pub(super) const fn divide(&self) -> u32 {
@@ -130,6 +143,7 @@ impl Apic {
 
     /// Changes the speed; what is left to count is counted at the new one.
     pub(super) fn set_divide(&mut self, divide: u32, now: u64) {
+        self.advance(now);
         let left = self.current_count(now);
         self.timer.divide = divide & 0b1011;
         if self.timer_mode() != TimerMode::TscDeadline {

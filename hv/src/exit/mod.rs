@@ -1,5 +1,6 @@
 //! Exits: each kind in a file of its own. An exit is decoded once, here, and dispatched by an exhaustive match.
 
+mod apic;
 mod cache;
 mod cpuid;
 mod cr;

@@ -1,7 +1,8 @@
 //! RDMSR and WRMSR: the MSR plane of the contract, and the guest's view of the few registers of the processor that it has.
 
-use super::{Context, Next, cr};
+use super::{Context, Next, apic, cr};
 use crate::{
+    apic::{MSR_FIRST, MSR_LAST},
     hw::{RCX, RDX},
     insn::Opcode,
     x86::{Exception, msr},
@@ -64,6 +65,9 @@ fn wrmsr(mut context: Context<'_>) -> Next {
             Ok(cached) => cr::change(context, &control, cached, next),
             Err(exception) => context.inject(exception),
         };
+    }
+    if let MSR_FIRST..=MSR_LAST = index {
+        return apic::write_msr(context, index, value, next);
     }
     match write(context, index, value) {
         Ok(()) => context.skip_to(next),

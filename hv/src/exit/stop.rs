@@ -58,6 +58,12 @@ pub enum Stop {
     InterruptWindow,
     /// The processor reports a machine check, which is the host's to handle. The guest may go on.
     MachineCheck,
+    /// The guest sleeps in a HLT until its local APIC's timer wakes it, and need not be run before; an interrupt that is injected wakes it too. Until then it
+    /// is this again and again.
+    Idle {
+        /// When that is, by the host's time stamp counter; it may be past.
+        until: u64,
+    },
     /// The guest halted, and nothing waits that would wake it. It goes on behind the HLT if it is run again.
     Halt,
     /// The guest's tables led an access outside its memory; RIP is at the instruction.
@@ -166,6 +172,7 @@ impl fmt::Display for Stop {
             Self::Interrupted => f.write_str("interrupted by the host"),
             Self::InterruptWindow => f.write_str("ready for an interrupt"),
             Self::MachineCheck => f.write_str("stopped by a machine check"),
+            Self::Idle { until } => write!(f, "sleeps until the time stamp {until}"),
             Self::Halt => f.write_str("halt with nothing to wake it"),
             Self::OutsideMemory { gpa, address } => {
                 write!(f, "access to address {address}, which leads to {gpa}, outside its memory")

@@ -37,6 +37,7 @@ pub const CR4_OFFERED: Cr4Flags = Cr4Flags::TIMESTAMP_DISABLE
     .union(Cr4Flags::DEBUGGING_EXTENSIONS)
     .union(Cr4Flags::PAGE_SIZE_EXTENSION)
     .union(Cr4Flags::PHYSICAL_ADDRESS_EXTENSION)
+    .union(Cr4Flags::MACHINE_CHECK_EXCEPTION)
     .union(Cr4Flags::PAGE_GLOBAL)
     .union(Cr4Flags::PERFORMANCE_MONITOR_COUNTER)
     .union(Cr4Flags::OSFXSR)
@@ -325,7 +326,7 @@ mod tests {
     fn cr4_cr8_and_efer_have_only_the_profiles_bits() {
         let reset = ControlRegisters::RESET;
         for bit in 0..64 {
-            let offered = matches!(bit, 2 | 3 | 4 | 5 | 7 | 8 | 9 | 10 | 20 | 21);
+            let offered = matches!(bit, 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 20 | 21);
             assert_eq!(refused(reset.with_cr4(1 << bit, NO_MEMORY)), !offered, "CR4 bit {bit}");
             assert_eq!(refused(reset.with_efer(1 << bit)), !matches!(bit, 0 | 8 | 10 | 11), "EFER bit {bit}");
             assert_eq!(refused(reset.with_cr8(1 << bit)), bit > 3, "CR8 bit {bit}");

@@ -5,6 +5,7 @@ use super::{asid::AsidPool, fpu::FpuState, setup::Hypervisor};
 use crate::{
     addr::Hpa,
     error::{Error, NoSvm},
+    host::Timer,
     hw::Hw,
     mem::Frame,
     svm::{Clean, Features},
@@ -72,6 +73,9 @@ pub struct Cpu<H: Hw> {
     /// The clean bits that the processor knows.
     pub(super) clean_mask: Clean,
     kick: &'static Kick,
+    timer: Option<&'static dyn Timer>,
+    /// What the timer is armed for.
+    armed: Option<u64>,
     _areas: [Frame; 2],
 }
 
@@ -105,8 +109,28 @@ impl<H: Hw> Cpu<H> {
             breakpoints: [0; 4],
             clean_mask,
             kick,
+            timer: None,
+            armed: None,
             _areas: [save_area, host_area],
         })
+    }
+
+    /// Has the timers of guests served by this timer of the host, which belongs to this CPU. Without one, a guest's timer is looked at only when the guest
+    /// leaves for another reason.
+    #[must_use]
+    pub fn with_timer(mut self, timer: &'static dyn Timer) -> Self {
+        self.timer = Some(timer);
+        self
+    }
+
+    /// Arms the host's timer for the guest that is about to run, by the host's time stamp counter.
+    pub(super) fn arm(&mut self, deadline: Option<u64>) {
+        if let Some(timer) = self.timer
+            && self.armed != deadline
+        {
+            self.armed = deadline;
+            timer.arm(deadline);
+        }
     }
 
     /// Tells, once, whether the embedder wants control back.

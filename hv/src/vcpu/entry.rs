@@ -1,7 +1,7 @@
 //! The one place that enters a guest, and the proof that it may.
 #![expect(unsafe_code, reason = "calls VMRUN")]
 
-use super::{Clock, Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
+use super::{Clock, HostTimer, Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
 use crate::{
     hw::Hw,
     plant::{Bug, planted},
@@ -32,6 +32,9 @@ impl Vcpu {
             self.discharge(cpu, mmu);
         }
         if self.events.attention() {
+            if self.timer == HostTimer::Stale {
+                self.serve_timer(cpu);
+            }
             self.prepare_events();
         }
         if !self.clean.contains(Clean::FORCED) {

@@ -75,6 +75,8 @@ pub(super) struct Events {
     pending: Option<Event>,
     /// Vectors that the embedder has injected, as a set.
     queue: [u64; 4],
+    /// The vector that the local APIC would deliver, above the task priority; 0 is none.
+    local: u8,
     nmi: bool,
     nmis: Nmis,
     step: Step,
@@ -93,6 +95,7 @@ impl Events {
         Self {
             pending: None,
             queue: [0; 4],
+            local: 0,
             nmi: false,
             nmis: Nmis::Open,
             step: Step::No,
@@ -166,7 +169,7 @@ impl Vcpu {
     /// Whether something waits that ends a HLT: an interrupt that can be taken, or an NMI.
     pub fn has_wake_event(&self) -> bool {
         let events = &self.events;
-        let interrupt = self.interrupts_enabled() && events.highest(self.control.cr8).is_some();
+        let interrupt = self.interrupts_enabled() && self.has_interrupt();
         events.pending.is_some() || interrupt || (events.nmi && events.nmis == Nmis::Open)
     }
 
@@ -203,7 +206,7 @@ impl Vcpu {
         {
             self.vmcb.control.event_injection = event.encode();
         }
-        let interrupt = self.events.highest(self.control.cr8).is_some();
+        let interrupt = self.has_interrupt();
         self.watch_window(interrupt || self.events.window_wanted);
         if self.events.nmi
             && let Nmis::EndingAt(_) = self.events.nmis
@@ -222,9 +225,45 @@ impl Vcpu {
             self.block_nmis();
             return Some(Event::Nmi);
         }
+        if self.events.local != 0 {
+            return self.can_interrupt().then(|| Event::Interrupt(self.take_local_or_queued()));
+        }
         let vector = self.events.highest(self.control.cr8).filter(|_| self.can_interrupt())?;
         self.events.remove(vector);
         Some(Event::Interrupt(vector))
+    }
+
+    /// Whether a vector above the task priority waits, in the embedder's queue or in the local APIC.
+    #[inline]
+    fn has_interrupt(&self) -> bool {
+        self.events.local != 0 || self.events.highest(self.control.cr8).is_some()
+    }
+
+    /// Takes the highest such vector, of which the APIC has some; one that both have is the APIC's first.
+    #[cold]
+    fn take_local_or_queued(&mut self) -> u8 {
+        match self.events.highest(self.control.cr8) {
+            Some(queued) if queued > self.events.local => {
+                self.events.remove(queued);
+                queued
+            }
+            _ => {
+                let vector = self.events.local;
+                self.accept_local(vector);
+                vector
+            }
+        }
+    }
+
+    /// Takes note of what the local APIC would deliver now.
+    pub(super) fn follow_apic(&mut self) {
+        self.events.local = self.apic.highest_deliverable().unwrap_or(0);
+        self.events.look();
+    }
+
+    /// Whether RFLAGS.IF is set, an interrupt shadow or not.
+    pub(super) fn takes_interrupts(&self) -> bool {
+        self.interrupts_enabled()
     }
 
     /// Has the processor exit when the guest could take an interrupt, or no longer.

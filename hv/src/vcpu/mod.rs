@@ -8,6 +8,7 @@ mod entry;
 mod events;
 mod fetch;
 mod fpu;
+mod interrupts;
 mod msrs;
 mod segments;
 mod setup;
@@ -22,6 +23,7 @@ pub use setup::{EntryState, Hypervisor, Platform};
 
 use crate::{
     addr::{Gva, Hpa},
+    apic::Apic,
     hw::Registers,
     mem::Page,
     plant::{Bug, planted},
@@ -51,6 +53,11 @@ pub struct Vcpu {
     /// A flush that is owed before the next entry.
     duty: FlushDuty,
     events: Events,
+    apic: Apic,
+    /// Whether the host's timer is armed for what the APIC's waits for.
+    timer: HostTimer,
+    /// It sleeps in a HLT until something wakes it.
+    activity: Activity,
     fetch: Option<Fetch>,
     fpu: Arc<FpuState>,
     /// DR0 to DR3.
@@ -69,6 +76,23 @@ enum Clock {
     Stopped,
     /// The VMCB's TSC offset is right.
     Runs,
+}
+
+/// Whether the host's timer is armed for what a guest's waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum HostTimer {
+    /// It is, since the virtual CPU came to this CPU.
+    Armed,
+    /// The guest has written to its APIC since.
+    Stale,
+}
+
+/// Whether a virtual CPU executes instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Activity {
+    Runs,
+    /// It has executed HLT, and its APIC's timer will wake it.
+    Sleeps,
 }
 
 const _: () = {
@@ -141,6 +165,9 @@ impl Vcpu {
 
     /// Sets control registers. The shadow tables must have been switched to what [`ControlRegisters::paging`] says, if that has changed.
     pub(crate) fn set_control(&mut self, control: &ControlRegisters) {
+        if control.cr8 != self.control.cr8 {
+            self.set_task_class(control.cr8);
+        }
         self.control = *control;
         self.paging = control.paging();
         let save = &mut self.vmcb.save;

@@ -2,6 +2,7 @@
 
 use super::Vcpu;
 use crate::{
+    apic::{self, Refused},
     svm::Clean,
     x86::{Exception, msr},
 };
@@ -22,7 +23,7 @@ pub enum Handling {
 }
 
 /// The registers that hv knows, beside those of the contract's plane: number, name, handling.
-pub const MSRS: [(u32, &str, Handling); 19] = [
+pub const MSRS: [(u32, &str, Handling); 21] = [
     (msr::FS_BASE, "FS_BASE", Handling::PassedThrough),
     (msr::GS_BASE, "GS_BASE", Handling::PassedThrough),
     (msr::KERNEL_GS_BASE, "KERNEL_GS_BASE", Handling::PassedThrough),
@@ -35,6 +36,8 @@ pub const MSRS: [(u32, &str, Handling); 19] = [
     (msr::SYSENTER_EIP, "SYSENTER_EIP", Handling::PassedThrough),
     (msr::EFER, "EFER", Handling::Computed),
     (msr::TSC, "TSC", Handling::Computed),
+    (msr::APIC_BASE, "APIC_BASE", Handling::Computed),
+    (msr::TSC_DEADLINE, "TSC_DEADLINE", Handling::Computed),
     // Shadow leaves carry no cache bits: memory types are the host's.
     (msr::PAT, "PAT", Handling::Kept),
     // No variable ranges, no fixed ones.
@@ -86,8 +89,19 @@ impl Vcpu {
             msr::TSC => tsc().wrapping_add(self.vmcb.control.tsc_offset),
             msr::PAT => save.g_pat,
             msr::DEBUG_CTL => save.debug_control,
-            _ => return fixed(index),
+            _ => return self.read_apic_msr(index, &tsc).or_else(|| fixed(index)),
         })
+    }
+
+    /// Reads a register of the local APIC. Apart from the others, so that these stay short.
+    #[inline(never)]
+    fn read_apic_msr(&self, index: u32, tsc: &dyn Fn() -> u64) -> Option<u64> {
+        match index {
+            msr::APIC_BASE => Some(self.apic.base()),
+            msr::TSC_DEADLINE => Some(self.apic.tsc_deadline()),
+            apic::MSR_FIRST..=apic::MSR_LAST => self.apic.read_msr(index, self.guest_time(tsc())).ok(),
+            _ => None,
+        }
     }
 
     /// Writes a register, all but EFER, which the shadow tables depend on. Non-canonical addresses do not get to the processor.
@@ -100,6 +114,8 @@ impl Vcpu {
             msr::STAR => save.star = value,
             msr::SFMASK => save.sfmask = value & 0xffff_ffff,
             msr::SYSENTER_CS => save.sysenter_cs = value & 0xffff,
+            msr::APIC_BASE => return self.change_apic(|apic| apic.write_base(value)).map_err(|Refused| Exception::GP0),
+            msr::TSC_DEADLINE => self.change_apic(|apic| apic.set_tsc_deadline(value)),
             msr::TSC => {
                 self.vmcb.control.tsc_offset = value.wrapping_sub(tsc());
                 self.clean.remove(Clean::INTERCEPTS);

@@ -1,7 +1,7 @@
 //! What all VMs share, and what a virtual CPU starts with.
 
 use super::{
-    Clock, ControlRegisters, Vcpu,
+    Activity, Clock, ControlRegisters, HostTimer, Vcpu,
     asid::AsidTag,
     cpu,
     debug::{DR6_RESET, DR7_RESET},
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     addr::{Hpa, PAGE_SIZE},
+    apic::Apic,
     error::Error,
     hw::{Hw, RBX, RDI, RDX, RSI, Registers},
     mem::{Frame, Frames, Page},
@@ -45,6 +46,18 @@ impl Hypervisor {
         if let Some(feature) = Profile::missing_on(|leaf| hw.cpuid(leaf, 0)) {
             return Err(Error::ProcessorLacks(feature));
         }
+        Self::build(frames, platform, Profile::new())
+    }
+
+    /// Makes another one for VMs that are told less of the processor, on the same machine.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`].
+    pub fn with_profile(&self, profile: Profile) -> Result<Arc<Self>, Error> {
+        Self::build(self.frames, self.platform, profile)
+    }
+
+    fn build(frames: Frames, platform: Platform, profile: Profile) -> Result<Arc<Self>, Error> {
         let (port_map, msr_map) = (frames.take_run(PORT_MAP_PAGES)?, frames.take_run(MSR_MAP_PAGES)?);
         for frame in &port_map {
             (0..PAGE_SIZE / 8).for_each(|word| frame.view().store(word, u64::MAX));
@@ -52,7 +65,7 @@ impl Hypervisor {
         build_msr_map(|at, byte| {
             msr_map[at / PAGE_SIZE].view().write(at % PAGE_SIZE, &[byte]);
         });
-        Ok(Arc::new(Self { frames, platform, profile: Profile::new(), port_map, msr_map }))
+        Ok(Arc::new(Self { frames, platform, profile, port_map, msr_map }))
     }
 
     /// The source of frames.
@@ -179,6 +192,9 @@ impl Vcpu {
             asid: AsidTag::default(),
             duty: FlushDuty::None,
             events: Events::new(),
+            apic: Apic::boot_processor(),
+            timer: HostTimer::Armed,
+            activity: Activity::Runs,
             fetch: None,
             fpu: FpuState::new(frames)?,
             breakpoints: [0; 4],

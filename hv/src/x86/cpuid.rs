@@ -1,7 +1,7 @@
 //! The CPUID profile: what every guest sees, whatever the host (APM vol. 3, appendix E).
 //!
-//! The profile is "x86-64-v2": the baseline plus SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT, CMPXCHG16B and LAHF. No XSAVE, no SVM, no local
-//! APIC; of paging, four levels, NX, 1 GiB pages, SMEP and SMAP. [`Profile::missing_on`] tells whether a processor can carry it.
+//! The profile is "x86-64-v2": the baseline plus SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT, CMPXCHG16B and LAHF. No XSAVE, no SVM; a local APIC with x2APIC mode and
+//! TSC deadlines; of paging, four levels, NX, 1 GiB pages, SMEP and SMAP. [`Profile::missing_on`] tells whether a processor can carry it.
 
 use hv_abi::cpuid;
 
@@ -35,6 +35,7 @@ const PROFILE: [Features; 5] = [
             (4, "TSC"),
             (5, "MSR"),
             (6, "PAE"),
+            (7, "MCE"),
             (8, "CMPXCHG8B"),
             (11, "SYSENTER"),
             (13, "PGE"),
@@ -55,6 +56,10 @@ const PROFILE: [Features; 5] = [
 
 /// CPUID 1 ECX: a hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
+/// CPUID 1 ECX: x2APIC, and the mode of deadlines of the APIC's timer. hv carries them, whatever the processor has.
+const X2APIC_AND_DEADLINE: u32 = 1 << 21 | 1 << 24;
+/// CPUID 1 EDX: a local APIC, with ID 0 (EBX 31:24).
+const APIC: u32 = 1 << 9;
 /// Family 17h, model 31h, stepping 0, in the encoding of CPUID 1 EAX.
 pub const FAMILY_MODEL: u32 = 0x0083_0f10;
 /// CLFLUSH line of 64 bytes (in units of 8, bits 15:8) and one logical processor (bits 23:16), CPUID 1 EBX.
@@ -85,7 +90,7 @@ impl Profile {
         let vendor = |max| [max, word(VENDOR, 0), word(VENDOR, 8), word(VENDOR, 4)];
         let mut profile = Self { basic: [[0; 4]; BASIC], hypervisor: [[0; 4]; 2], extended: [[0; 4]; EXTENDED] };
         profile.basic[0] = vendor(BASIC as u32 - 1);
-        profile.basic[1] = [FAMILY_MODEL, CLFLUSH_AND_COUNT, HYPERVISOR, 0];
+        profile.basic[1] = [FAMILY_MODEL, CLFLUSH_AND_COUNT, HYPERVISOR | X2APIC_AND_DEADLINE, APIC];
         profile.extended[0] = vendor(FIRST_EXTENDED + EXTENDED as u32 - 1);
         profile.extended[1][0] = FAMILY_MODEL;
         for (leaf, part) in NAME.chunks(16).enumerate() {
@@ -101,6 +106,13 @@ impl Profile {
         }
         // AMD repeats the features that long mode shares with leaf 1 in 8000_0001 EDX: bits 0 to 9, 12 to 17, 23 and 24.
         profile.extended[1][3] |= profile.basic[1][3] & 0x0183_f3ff;
+        profile
+    }
+
+    /// Makes the profile without a hypervisor in it, for kernels that want the bare machine: neither its feature bit nor its leaves.
+    pub fn bare() -> Self {
+        let mut profile = Self { hypervisor: [[0; 4]; 2], ..Self::new() };
+        profile.basic[1][2] &= !HYPERVISOR;
         profile
     }
 
@@ -152,13 +164,17 @@ mod tests {
     fn nothing_is_promised_that_hv_does_not_carry() {
         let profile = Profile::new();
         let one = profile.answer(1, 0);
-        assert_eq!(
-            one[2] & (1 << 3 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28),
-            0,
-            "MONITOR, PCID, x2APIC, XSAVE, OSXSAVE, AVX"
-        );
+        assert_eq!(one[2] & (1 << 3 | 1 << 17 | 1 << 26 | 1 << 27 | 1 << 28), 0, "MONITOR, PCID, XSAVE, OSXSAVE, AVX");
         assert_eq!(profile.answer(0x8000_0001, 0)[2] & 1 << 2, 0, "SVM");
         assert_eq!(profile.answer(7, 0), [0, 1 << 7 | 1 << 20, 0, 0], "SMEP, SMAP");
+    }
+
+    #[test]
+    fn the_bare_profile_differs_by_the_hypervisor_only() {
+        let (whole, bare) = (Profile::new(), Profile::bare());
+        assert_eq!([0x4000_0000, 0x4000_0001].map(|leaf| bare.answer(leaf, 0)), [[0; 4]; 2]);
+        assert_eq!(bare.answer(1, 0)[2] ^ whole.answer(1, 0)[2], HYPERVISOR);
+        assert!([0, 7, 0x8000_0001].iter().all(|&leaf| bare.answer(leaf, 0) == whole.answer(leaf, 0)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const DEBUG_CTL: u32 = 0x1d9;
 pub const PAT: u32 = 0x277;
 /// What RDTSCP tells beside the counter.
 pub const TSC_AUX: u32 = 0xc000_0103;
+/// When the local APIC's timer expires in its mode of deadlines.
+pub const TSC_DEADLINE: u32 = 0x6e0;
 /// Extended features: SVME, NXE, LMA, LME, SCE.
 pub const EFER: u32 = 0xc000_0080;
 /// SYSCALL target selectors.
