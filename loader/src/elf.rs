@@ -1,7 +1,7 @@
 //! Reads ELF structures, bounded: nothing is allocated, and no count is trusted before the file is seen to hold that many.
 
 use crate::{LoadError, PROGRAM_HEADERS_MAX, Piece, file_bytes, space::Space};
-use alloc::{borrow::Cow, vec::Vec};
+use alloc::borrow::Cow;
 use goblin::elf::header::{
     EI_CLASS, EI_DATA, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_386, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT,
     SIZEOF_IDENT,
@@ -50,33 +50,34 @@ pub(crate) fn program_headers<'a>(
 }
 
 /// What a kernel's loader reads of an ELF file of either class; what is said of 32 bits is widened to 64.
-pub(crate) struct KernelElf {
+pub(crate) struct KernelElf<'a> {
     entry: u64,
-    headers: Vec<ProgramHeader>,
+    /// The program headers' bytes.
+    table: &'a [u8],
+    class: Class,
 }
 
-impl KernelElf {
+#[derive(Clone, Copy)]
+enum Class {
+    Elf32,
+    Elf64,
+}
+
+impl<'a> KernelElf<'a> {
     /// Reads the headers of an executable for a 32-bit or 64-bit processor of this kind.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, LoadError> {
         let ident = bytes.get(..SIZEOF_IDENT).filter(|ident| ident.starts_with(ELFMAG)).ok_or(LoadError::NotElf)?;
         let class = ident[EI_CLASS];
         expect("EI_CLASS", class.into(), &[ELFCLASS32.into(), ELFCLASS64.into()], "1 (32-bit) or 2 (64-bit)")?;
-        if class == ELFCLASS64 {
+        let (entry, offset, count, class) = if class == ELFCLASS64 {
             let header = header(bytes)?;
-            return Self::collect(header.e_entry, header.e_phnum, program_headers(bytes, &header)?);
-        }
-        let header = header_32(bytes)?;
-        let len = u64::from(header.e_phnum) * elf32::program_header::SIZEOF_PHDR as u64;
-        let table = slice(bytes, "program header table", header.e_phoff.into(), len)?;
-        let headers = records(table, elf32::program_header::SIZEOF_PHDR).map(widen);
-        Self::collect(header.e_entry.into(), header.e_phnum, headers)
-    }
-
-    fn collect(entry: u64, count: u16, from: impl Iterator<Item = ProgramHeader>) -> Result<Self, LoadError> {
-        let mut headers = Vec::new();
-        headers.try_reserve_exact(count.into()).map_err(|_| LoadError::OutOfMemory)?;
-        headers.extend(from);
-        Ok(Self { entry, headers })
+            (header.e_entry, header.e_phoff, header.e_phnum, Class::Elf64)
+        } else {
+            let header = header_32(bytes)?;
+            (header.e_entry.into(), header.e_phoff.into(), header.e_phnum, Class::Elf32)
+        };
+        let table = slice(bytes, "program header table", offset, u64::from(count) * class.header_bytes() as u64)?;
+        Ok(Self { entry, table, class })
     }
 
     /// The entry point that the ELF header names.
@@ -85,23 +86,37 @@ impl KernelElf {
     }
 
     /// The program headers, in the order of the file.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = &ProgramHeader> {
-        self.headers.iter()
+    pub(crate) fn headers(&self) -> impl Iterator<Item = ProgramHeader> + '_ {
+        let read = |record: &[u8]| match self.class {
+            Class::Elf32 => record.pread_with(0, LE).ok().map(widen),
+            Class::Elf64 => record.pread_with(0, LE).ok(),
+        };
+        self.table.chunks_exact(self.class.header_bytes()).map_while(read)
     }
 
     /// Puts every segment that is to be loaded at its physical address.
-    pub(crate) fn put_segments<'a>(&self, bytes: &'a [u8], space: &mut Space<'a>) -> Result<(), LoadError> {
-        let loads = self.headers.iter().enumerate().filter(|(_, header)| header.p_type == PT_LOAD && header.p_memsz > 0);
+    pub(crate) fn put_segments(&self, bytes: &'a [u8], space: &mut Space<'a>) -> Result<(), LoadError> {
+        let loads = self.headers().enumerate().filter(|(_, header)| header.p_type == PT_LOAD && header.p_memsz > 0);
         for (index, header) in loads {
             let at_header = |fault| LoadError::ProgramHeader { index, kind: PT_LOAD, fault };
-            let &ProgramHeader { p_paddr, p_filesz, p_memsz, .. } = header;
-            let data = file_bytes(bytes, header).map_err(at_header)?;
+            let ProgramHeader { p_paddr, p_filesz, p_memsz, .. } = header;
+            let data = file_bytes(bytes, &header).map_err(at_header)?;
             if p_filesz > p_memsz {
                 return Err(at_header(crate::HeaderFault::FileLarger { file_bytes: p_filesz, memory_bytes: p_memsz }));
             }
             space.put(Piece { what: "segment", address: p_paddr, data: Cow::Borrowed(data), memory_bytes: p_memsz })?;
         }
         if space.pieces().is_empty() { Err(LoadError::NothingToLoad) } else { Ok(()) }
+    }
+}
+
+impl Class {
+    /// Size of a program header.
+    const fn header_bytes(self) -> usize {
+        match self {
+            Self::Elf32 => elf32::program_header::SIZEOF_PHDR,
+            Self::Elf64 => SIZEOF_PHDR,
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! Kernels that were not written for hv: how they are told apart, and what is loaded of them.
 
 use crate::{KernelFault, LoadError, MemoryMap, multiboot, pvh, raw, space::Space};
-use alloc::{borrow::Cow, vec::Vec};
+use alloc::{borrow::Cow, sync::Arc, vec::Vec};
 use hv::addr::Gpa;
 use hv::mem::{Frames, GuestMemory};
+use hv::{EntryState, Hypervisor, Vm};
 
 /// Most modules that a kernel is given.
 pub const MODULES_MAX: usize = 64;
 /// Longest command line of a kernel or a module, in bytes.
 pub const COMMAND_LINE_MAX: usize = 4096;
+
+/// How a 64-bit ELF file begins.
+const ELF64: &[u8] = b"\x7fELF\x02";
 
 /// How a guest's image is entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,11 +42,12 @@ pub enum RawAt {
 }
 
 impl Protocol {
-    /// Tells how an image wants to be entered: by the entry note of PVH, else by a Multiboot header, else as a unikernel.
+    /// Tells how an image wants to be entered: by the entry note of PVH, else by a Multiboot header, else as a unikernel. A Multiboot header is looked for in
+    /// all but 64-bit ELF files, which Multiboot does not know; [`Protocol::Multiboot`] takes one with address fields all the same.
     pub fn of(image: &[u8]) -> Self {
         if pvh::is_offered(image) {
             Self::Pvh
-        } else if multiboot::is_offered(image) {
+        } else if !image.starts_with(ELF64) && multiboot::is_offered(image) {
             Self::Multiboot
         } else {
             Self::Unikernel
@@ -142,6 +147,19 @@ impl<'a> Kernel<'a> {
     /// The guest's memory, as it is told to the kernel.
     pub const fn map(&self) -> MemoryMap {
         self.space.map()
+    }
+
+    /// Makes a VM that is about to enter the kernel.
+    ///
+    /// # Errors
+    /// [`LoadError::Memory`] when frames run out.
+    pub fn spawn(&self, hypervisor: &Arc<Hypervisor>) -> Result<Vm, LoadError> {
+        let state = match self.entry {
+            Entry::Flat32 { eip, ebx, eax } => EntryState::Flat32 { eip, ebx, eax, esi: 0 },
+            Entry::Real { cs, ip } => EntryState::Real { cs, ip },
+            Entry::Reset => EntryState::Reset,
+        };
+        Ok(Vm::new(hypervisor, self.load(hypervisor.frames())?, &state)?)
     }
 
     /// Makes guest memory with everything in it.

@@ -14,7 +14,7 @@ pub(crate) const FIRMWARE_MAX: u64 = 2 << 20;
 /// Guest memory begins and ends at such multiples where it has a hole.
 const HOLE_STEP: u64 = 2 << 20;
 /// RAM for programs of the low 640 KiB, without the part that firmware would keep.
-const BASE_RAM_END: u64 = 0x9_fc00;
+pub(crate) const BASE_RAM_END: u64 = 0x9_fc00;
 /// Where RAM begins again.
 const EXTENDED_RAM: u64 = 0x10_0000;
 

@@ -100,6 +100,7 @@ pub(crate) fn kernel<'a>(image: &'a [u8], given: &Given<'a>, map: MemoryMap) -> 
     };
     let eip = u32::try_from(eip).ok().filter(|eip| space.holds((*eip).into()));
     let eip = eip.ok_or(KernelFault::EntryOutside { entry: header.addresses[4].into() })?;
+    space.put_bios_data()?;
     let ebx = tell(given, &mut space)?;
     Ok(Kernel { space, entry: Entry::Flat32 { eip, ebx, eax: LOADER_MAGIC } })
 }
@@ -110,7 +111,7 @@ fn find(image: &[u8]) -> Result<Header, LoadError> {
     let mut fault = KernelFault::NoMultibootHeader;
     for (index, words) in searched.chunks_exact(4).enumerate() {
         let offset = index * 4;
-        if words != HEADER_MAGIC.to_le_bytes() {
+        if u32::from_le_bytes([words[0], words[1], words[2], words[3]]) != HEADER_MAGIC {
             continue;
         }
         let word =

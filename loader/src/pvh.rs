@@ -67,6 +67,7 @@ pub(crate) fn kernel<'a>(image: &'a [u8], given: &Given<'a>, map: MemoryMap) -> 
     if !space.holds(eip.into()) {
         return Err(KernelFault::EntryOutside { entry: eip.into() }.into());
     }
+    space.put_bios_data()?;
     let ebx = tell(given, &mut space)?;
     Ok(Kernel { space, entry: Entry::Flat32 { eip, ebx, eax: 0 } })
 }
@@ -114,7 +115,7 @@ fn tell<'a>(given: &Given<'a>, space: &mut Space<'a>) -> Result<u32, LoadError> 
 }
 
 /// Finds the entry point in the file's notes.
-fn entry(image: &[u8], elf: &KernelElf) -> Result<u32, LoadError> {
+fn entry(image: &[u8], elf: &KernelElf<'_>) -> Result<u32, LoadError> {
     for header in elf.headers().filter(|header| header.p_type == PT_NOTE) {
         let notes = elf::slice(image, "note segment", header.p_offset, header.p_filesz)?;
         let align = if header.p_align == 8 { 8 } else { 4 };

@@ -1,7 +1,12 @@
 //! What lies where: pieces that never overlap, and room for more.
 
-use crate::{KernelFault, LoadError, MemoryMap, PAGE, Piece, page_up};
+use crate::{KernelFault, LoadError, MemoryMap, PAGE, Piece, map::BASE_RAM_END, page_up};
 use alloc::{borrow::Cow, vec::Vec};
+
+/// The BIOS data area: its first word is the first serial port, 0Eh the segment behind RAM below 640 KiB, 13h that RAM's size in KiB.
+const BIOS_DATA: u64 = 0x400;
+const BIOS_DATA_BYTES: usize = 0x100;
+const SERIAL_PORT: u16 = 0x3f8;
 
 /// Guest memory that is being filled.
 #[derive(Clone, Debug)]
@@ -50,6 +55,22 @@ impl<'a> Space<'a> {
     /// Puts a piece where firmware lies.
     pub(crate) fn put_firmware(&mut self, piece: Piece<'a>) -> Result<(), LoadError> {
         self.push(piece)
+    }
+
+    /// Puts what firmware tells of the machine at a fixed place (the BIOS data area), which kernels read to find out where the low 640 KiB end.
+    pub(crate) fn put_bios_data(&mut self) -> Result<(), LoadError> {
+        let mut data = Vec::new();
+        data.try_reserve_exact(BIOS_DATA_BYTES).map_err(|_| LoadError::OutOfMemory)?;
+        data.resize(BIOS_DATA_BYTES, 0);
+        data[..2].copy_from_slice(&SERIAL_PORT.to_le_bytes());
+        data[0xe..0x10].copy_from_slice(&((BASE_RAM_END >> 4) as u16).to_le_bytes());
+        data[0x13..0x15].copy_from_slice(&((BASE_RAM_END >> 10) as u16).to_le_bytes());
+        self.push(Piece {
+            what: "BIOS data area",
+            address: BIOS_DATA,
+            data: Cow::Owned(data),
+            memory_bytes: BIOS_DATA_BYTES as u64,
+        })
     }
 
     /// Finds room for so many bytes, at a page boundary.

@@ -171,7 +171,11 @@ fn set_clock_and_entropy(job: &mut Job<'_>, clock: Clock) -> Result<()> {
 /// How much memory the machine needs to carry the job out.
 fn memory_mib(job: &Job<'_>) -> u64 {
     let largest = job.guests.iter().map(|guest| guest.memory).max().unwrap_or(0);
-    let given = |guest: &Guest<'_>| guest.image.len() as u64 + guest.files.iter().map(|file| file.data.len() as u64).sum::<u64>();
+    let given = |guest: &Guest<'_>| {
+        let files = guest.files.iter().map(|file| file.data.len() as u64).sum::<u64>();
+        let modules = guest.modules.iter().map(|module| module.bytes.len() as u64).sum::<u64>();
+        guest.image.len() as u64 + files + modules
+    };
     let images = job.guests.iter().fold(0_u64, |sum, guest| sum.saturating_add(given(guest)));
     let benchmark = if job.benchmark.is_some() { BENCHMARK_BYTES } else { 0 };
     let bytes = images.saturating_mul(IMAGE_COPIES).saturating_add(largest).saturating_add(benchmark);

@@ -1,4 +1,4 @@
-//! Finds the ELF file that a name or a path means.
+//! Finds the image that a name or a path means.
 
 use std::{
     fmt, fs,
@@ -7,7 +7,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::cargo::{self, Build, Package, Program, Progress};
+use wire::Entry;
+
+use crate::{
+    cargo::{self, Build, Package, Program, Progress},
+    kernels,
+};
 
 /// The packages of the workspace whose programs are guests.
 pub const GUEST_PACKAGES: [&str; 2] = ["apps", "test-guests"];
@@ -70,20 +75,25 @@ pub struct Image {
 #[derive(PartialEq, Eq, Debug)]
 enum Source {
     Program { package: String, name: String },
+    Kernel(String),
     Manifest(PathBuf),
     File(PathBuf),
 }
 
-/// Finds, builds where needed, and reads the guest that `asked` means: a guest of the workspace, an ELF file, or the folder or
-/// manifest of a package.
+/// Finds, builds where needed, and reads the guest that `asked` means: a guest of the workspace, a file, or the folder or manifest of a package. A file that
+/// is to be entered as ELF files are must be one.
 ///
 /// # Errors
 /// [`Unusable`], or it cannot be built or read.
-pub fn image(asked: &str, progress: Progress) -> Result<Image> {
+pub fn image(asked: &str, entry: Entry, progress: Progress) -> Result<Image> {
     let packages = cargo::packages()?;
     let (name, path) = match source(asked, &packages)? {
         Source::Program { package, name } => {
             let path = cargo::build_program(&package, &name, progress)?;
+            (name, path)
+        }
+        Source::Kernel(name) => {
+            let path = kernels::build(&name)?;
             (name, path)
         }
         Source::Manifest(manifest) => {
@@ -94,7 +104,7 @@ pub fn image(asked: &str, progress: Progress) -> Result<Image> {
     };
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     // The ELF identification (System V ABI, "ELF Identification"); all else is the loader's to judge.
-    if !bytes.starts_with(b"\x7fELF") {
+    if matches!(entry, Entry::Image | Entry::Unikernel | Entry::Pvh) && !bytes.starts_with(b"\x7fELF") {
         return Err(Unusable::NotElf(path).into());
     }
     Ok(Image { name, bytes })
@@ -105,6 +115,9 @@ fn source(asked: &str, packages: &[Package]) -> Result<Source, Unusable> {
     if let Some(package) = guests().find(|package| package.programs.iter().any(|program| program == asked)) {
         return Ok(Source::Program { package: package.name.clone(), name: asked.to_owned() });
     }
+    if kernels::names().any(|name| name == asked) {
+        return Ok(Source::Kernel(asked.to_owned()));
+    }
     let path = Path::new(asked);
     if path.is_dir() && path.join("Cargo.toml").is_file() {
         // Cargo runs in the workspace, so the path must not depend on where we are.
@@ -114,7 +127,7 @@ fn source(asked: &str, packages: &[Package]) -> Result<Source, Unusable> {
     } else if path.is_file() {
         Ok(Source::File(path.to_owned()))
     } else {
-        let known = guests().flat_map(|package| package.programs.clone()).collect();
+        let known = guests().flat_map(|package| package.programs.clone()).chain(kernels::names().map(str::to_owned)).collect();
         Err(Unusable::Unknown { asked: asked.to_owned(), known })
     }
 }
@@ -170,6 +183,9 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_guests() {
         let error = source("xtask", &packages()).unwrap_err().to_string();
-        assert_eq!(error, "no guest and no file is called 'xtask'; the guests are: hello, json, panic");
+        assert_eq!(
+            error,
+            "no guest and no file is called 'xtask'; the guests are: hello, json, panic, pvh64, pvh32, multiboot, multiboot_flat, raw, reset"
+        );
     }
 }

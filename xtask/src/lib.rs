@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`setup`] | installs what is missing |
 //! | [`cargo`] | asks and calls cargo |
-//! | [`guest`] | finds the ELF file that a name or a path means |
+//! | [`guest`] | finds the image that a name or a path means |
+//! | [`kernels`] | builds the kernels of `tests/kernels` |
+//! | [`debian`] | gets packages of Debian |
 //! | [`size`] | reads "16M" |
 //! | [`qemu`] | QEMU's command line and process |
 //! | [`reports`] | cuts the host program's report stream |
@@ -12,6 +14,7 @@
 //! | [`boot`] | carries a job out: job file, machine, process |
 //! | [`run`] | `cargo xtask run` |
 //! | [`backtrace`] | says where a guest was when it ended for what it did |
+//! | [`foreign`] | what `cargo xtask run` does for kernels that were not written for hv |
 //! | [`trace`] | trace file and tables of `cargo xtask run` |
 //! | [`mod@test`] | `cargo xtask test` |
 //! | [`mod@bench`] | `cargo xtask bench` |
@@ -34,10 +37,13 @@ pub mod bench;
 pub mod boot;
 pub mod cargo;
 pub mod check;
+pub mod debian;
 pub mod figure;
 pub mod floors;
+pub mod foreign;
 pub mod guest;
 pub mod input;
+pub mod kernels;
 pub mod peer;
 pub mod qemu;
 pub mod reports;

@@ -17,6 +17,7 @@ use crate::{
     backtrace::Lines,
     boot::{Boot, Booted, Platform},
     cargo::{self, Progress},
+    foreign::Foreign,
     guest,
     qemu::{Accel, Board, Clock, last_lines},
     setup,
@@ -46,6 +47,9 @@ Examples:
   cargo xtask run hello                        apps/src/bin/hello.rs
   cargo xtask run sha256 -- abc                with an argument
   cargo xtask run ./any.elf --mem 64M          an ELF file, built anywhere
+  cargo xtask run kernel.elf --mem 256M --module initrd=name -- a command line
+                                               a kernel that was not written for hv, by PVH or Multiboot
+  cargo xtask run bios.bin --entry reset       firmware; --entry 0:7c00 is a program in real mode
   cargo xtask run ../my-guest                  a package elsewhere that makes one program: builds it first
   cargo xtask run wc --file a=notes.txt        with a file, which the guest opens as 'a'
   cargo xtask run hello --icount -v            how many instructions booting takes, the same in every run
@@ -64,7 +68,7 @@ guest panicked; 102 it was killed for what it did; 124 it ran too long; 130 Ctrl
 #[derive(Args, Debug)]
 #[command(after_help = HELP)]
 pub struct Options {
-    /// A guest of the workspace (apps/src/bin, tests/guests/src/bin), an ELF file, or the folder of a package.
+    /// A guest of the workspace (apps/src/bin, tests/guests/src/bin, tests/kernels), an image, or the folder of a package.
     guest: String,
     /// Guest memory: a whole number and K, M or G.
     #[arg(long, default_value = "16M", value_parser = parse_bytes, value_name = "SIZE")]
@@ -83,6 +87,8 @@ pub struct Options {
     timeout_seconds: u32,
     #[command(flatten)]
     tracing: Tracing,
+    #[command(flatten)]
+    foreign: Foreign,
     /// Says more: -v the QEMU command, builds, boot times and a line per guest; -vv exits; -vvv everything.
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
@@ -95,7 +101,7 @@ pub struct Options {
     /// Sets a variable of the guest's environment; may be repeated.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
-    /// The guest's arguments.
+    /// The guest's arguments; a foreign kernel's command line.
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -144,7 +150,7 @@ fn read_files(files: &[(String, String)]) -> Result<Vec<File<'static>>> {
 pub fn run(options: &Options) -> Result<u8> {
     let platform = options.platform()?;
     let progress = if options.verbose > 0 { Progress::Shown } else { Progress::Hidden };
-    let image = guest::image(&options.guest, progress)?;
+    let image = guest::image(&options.guest, options.foreign.entry(), progress)?;
     let tracer = options.tracing.prepare(&image)?;
     let lines = Lines::new(&image.bytes);
     let kernel = match &tracer {
@@ -157,10 +163,13 @@ pub fn run(options: &Options) -> Result<u8> {
     let guest = Guest {
         name: image.name,
         image: image.bytes.into(),
+        entry: options.foreign.entry(),
         args: options.args.clone(),
         env: options.env.clone(),
         files: read_files(&options.files)?,
         input: Input::Port,
+        modules: options.foreign.modules()?,
+        profile: options.foreign.profile(),
         memory: options.mem,
         limit_ms: seconds * 1000,
         ..Guest::default()
@@ -186,6 +195,7 @@ pub fn run(options: &Options) -> Result<u8> {
     if options.verbose > 0 {
         times(&booted.finished.reports.reports, platform.clock).iter().for_each(|line| eprintln!("hv: {line}"));
     }
+    options.foreign.notes(&booted.finished.reports.reports).iter().for_each(|line| eprintln!("hv: {line}"));
     if let Some(tracer) = tracer {
         tracer.tell(&booted.finished.reports.reports, platform.clock)?;
     }

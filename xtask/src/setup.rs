@@ -15,6 +15,9 @@ pub const BARE_TARGET: &str = "x86_64-unknown-none";
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
 
+/// The programs that C and assembly are built with.
+const COMPILER: [&str; 3] = ["gcc", "ld", "objcopy"];
+
 /// What to type where QEMU cannot be installed from here, by the package manager that is found.
 const QEMU_PACKAGES: [(&str, &str); 6] = [
     ("apt-get", "sudo apt-get install --no-install-recommends qemu-system-x86"),
@@ -54,6 +57,24 @@ pub fn ensure_qemu() -> Result<()> {
         return install("apt-get", &packages);
     }
     bail!("{QEMU} is missing. {}", advice(|program| find_program(program).is_some()))
+}
+
+/// Makes sure that C and assembly can be built: installs GNU's compiler and binutils by apt if that is possible here.
+///
+/// # Errors
+/// They are missing and could not be installed; the error says what to type.
+pub fn ensure_compiler() -> Result<()> {
+    if COMPILER.iter().all(|program| find_program(program).is_some()) {
+        return Ok(());
+    }
+    let packages = ["install", "-y", "--no-install-recommends", "gcc", "binutils"];
+    let line = format!("apt-get {}", packages.join(" "));
+    if find_program("apt-get").is_some() && is_root() {
+        eprintln!("hv: a C compiler or linker is missing; installing them: apt-get update && {line}");
+        install("apt-get", &["update"])?;
+        return install("apt-get", &packages);
+    }
+    bail!("gcc, ld or objcopy is missing. Install them, then try again, on Debian by:\n    sudo {line}")
 }
 
 /// What to type to get QEMU, on a machine that has the programs that `has` tells.

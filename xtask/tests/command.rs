@@ -55,6 +55,17 @@ fn a_guest_gives_its_output_its_errors_and_its_exit_code() {
 }
 
 #[test]
+fn a_foreign_kernel_gets_its_command_line_and_modules_and_leaves_with_a_code() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "abc").unwrap();
+    let module = format!("{}=name", file.display());
+    let output = xtask(&["run", "pvh32", "--mem", "32M", "--module", &module, "--", "absent-ports", "x"]);
+    assert_ends(&output, 42, "module name: 3 bytes, sum 294\ncommand line: absent-ports x\n", "ports that are not there");
+    assert_ends(&xtask(&["run", "pvh32", "--quiet-ports", "--", "absent-ports"]), 42, "absent ports: ok\n", "");
+}
+
+#[test]
 fn a_panic_and_a_fault_have_their_own_exit_codes() {
     assert_ends(&xtask(&["run", "panic"]), 101, "", "guest panicked at tests/guests/src/bin/panic.rs:");
     assert_ends(&xtask(&["run", "null_deref"]), 102, "", "guest killed: ");

@@ -24,8 +24,14 @@ const MESSAGE_NMI: u32 = 0b100 << 8;
 const ON: u32 = 1 << 8;
 /// The timer counts at the APIC's own speed.
 const DIVIDE_BY_1: u32 = 0b1011;
-/// How soon the timer comes again when the deadline has passed, in its ticks.
+/// How soon the timer comes again when the limit has passed, in its ticks.
 const NAG_TICKS: u64 = 1_000_000;
+/// How soon the timer comes for a guest that runs, at the soonest, in its ticks: time for the guest to get on, and for the host to do its work.
+const GUEST_TICKS: u64 = 2_000;
+/// From this count on, the timer comes a little early and is started again: it was measured with less precision.
+const LONG_TICKS: u64 = 1 << 20;
+/// What of a long count is left out at first, as a shift.
+const EARLY_SHIFT: u32 = 10;
 /// Part of a second for which the timer is measured.
 const WINDOW_PER_SECOND: u64 = 50_000;
 
@@ -59,20 +65,24 @@ impl Register {
     }
 }
 
-/// One CPU's host timer.
+/// One CPU's host timer, which serves two: the embedder's limit, and the guest that runs or waits. Times are time stamps.
 pub(crate) struct Timer {
-    /// When it is to come, as a time stamp; 0 is never.
-    deadline: AtomicU64,
+    /// When the embedder wants it to come, and again and again after that.
+    limit: AtomicU64,
+    /// When the guest does.
+    guest: AtomicU64,
     /// Timer ticks in 2^32 ticks of the time stamp counter.
     ratio: AtomicU64,
     /// How often it came.
     count: AtomicU64,
 }
 
+const NEVER: u64 = u64::MAX;
+
 impl Timer {
     /// Makes a timer that is not armed.
     pub(crate) const fn new() -> Self {
-        Self { deadline: AtomicU64::new(0), ratio: AtomicU64::new(0), count: AtomicU64::new(0) }
+        Self { limit: AtomicU64::new(NEVER), guest: AtomicU64::new(NEVER), ratio: AtomicU64::new(0), count: AtomicU64::new(0) }
     }
 
     /// Returns how often it came.
@@ -80,11 +90,23 @@ impl Timer {
         self.count.load(Relaxed)
     }
 
-    /// Starts the count-down to the deadline, or as much of it as the counter holds, and of at least `min_ticks`.
-    fn start(&self, min_ticks: u64) {
-        let ticks = self.deadline.load(Relaxed).saturating_sub(clock::now());
-        let ticks = (u128::from(ticks) * u128::from(self.ratio.load(Relaxed))) >> 32;
-        Register::InitialCount.write(ticks.clamp(u128::from(min_ticks), u128::from(u32::MAX)) as u32);
+    /// Starts the count-down to the nearer of its times, or as much of it as the counter holds; for the guest it is at least `guest_ticks`.
+    fn start(&self, guest_ticks: u64) {
+        let now = clock::now();
+        let limit = self.ticks(self.limit.load(Relaxed), now, NAG_TICKS);
+        let guest = self.ticks(self.guest.load(Relaxed), now, guest_ticks);
+        // 0 stops the timer.
+        Register::InitialCount.write([limit, guest].into_iter().flatten().min().unwrap_or(0));
+    }
+
+    /// What is left until a time, in timer ticks, but at least `least`; `None` where the time is never.
+    fn ticks(&self, time: u64, now: u64, least: u64) -> Option<u32> {
+        if time == NEVER {
+            return None;
+        }
+        let ticks = (u128::from(time.saturating_sub(now)) * u128::from(self.ratio.load(Relaxed))) >> 32;
+        let ticks = if ticks > u128::from(LONG_TICKS) { ticks - (ticks >> EARLY_SHIFT) } else { ticks };
+        Some(ticks.clamp(u128::from(least), u128::from(u32::MAX)) as u32)
     }
 }
 
@@ -145,34 +167,45 @@ fn measure(window: u64) -> Option<u64> {
     (u64::from(counted) << 32).checked_div(passed).filter(|&ratio| ratio != 0)
 }
 
-/// Has the timer come at `deadline`, a time stamp, and again and again after it until [`disarm`]: a guest that is entered just
+/// Has the timer come at `limit`, a time stamp, and again and again after it until [`disarm`]: a guest that is entered just
 /// behind a tick does not escape.
-pub(crate) fn arm(deadline: u64) {
+pub(crate) fn arm(limit: u64) {
     let timer = &cpu::local().timer;
-    timer.deadline.store(deadline, Relaxed);
-    timer.start(NAG_TICKS);
+    timer.limit.store(limit, Relaxed);
+    timer.start(GUEST_TICKS);
+}
+
+/// Stops the timer.
+pub(crate) fn disarm() {
+    let timer = &cpu::local().timer;
+    timer.limit.store(NEVER, Relaxed);
+    timer.guest.store(NEVER, Relaxed);
+    timer.start(GUEST_TICKS);
+}
+
+/// The timer as hv uses it for guests that run.
+pub(crate) struct GuestTimer;
+
+impl hv::host::Timer for GuestTimer {
+    fn arm(&self, deadline: Option<u64>) {
+        let timer = &cpu::local().timer;
+        timer.guest.store(deadline.unwrap_or(NEVER), Relaxed);
+        timer.start(GUEST_TICKS);
+    }
 }
 
 /// Halts until the time stamp counter reads `until`; what the timer was armed for before, it is armed for again.
 pub(crate) fn wait_until(until: u64) {
     let timer = &cpu::local().timer;
-    let armed = timer.deadline.swap(until, Relaxed);
+    let armed = timer.guest.swap(until, Relaxed);
     while clock::now() < until {
-        // The interrupt waits for the HLT.
+        // The interrupt waits for the HLT, and nothing runs that it could hold up.
         interrupts::disable();
         timer.start(1);
         interrupts::enable_and_hlt();
     }
-    match armed {
-        0 => disarm(),
-        deadline => arm(deadline),
-    }
-}
-
-/// Stops the timer.
-pub(crate) fn disarm() {
-    cpu::local().timer.deadline.store(0, Relaxed);
-    Register::InitialCount.write(0);
+    timer.guest.store(armed, Relaxed);
+    timer.start(GUEST_TICKS);
 }
 
 /// Handles the timer's interrupt.
@@ -180,9 +213,7 @@ pub(crate) fn on_timer() {
     let cpu::PerCpu { timer, kick, .. } = cpu::local();
     timer.count.fetch_add(1, Relaxed);
     kick.raise();
-    if timer.deadline.load(Relaxed) != 0 {
-        timer.start(NAG_TICKS);
-    }
+    timer.start(GUEST_TICKS);
     Register::EndOfInterrupt.write(0);
 }
 

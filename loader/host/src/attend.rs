@@ -60,6 +60,7 @@ impl Embedder for Attendant {
             Stop::Console { stream, bytes } => self.write(vm, stream, bytes),
             Stop::Read(bytes) => self.read(vm, bytes)?,
             Stop::Sleep { until } => self.sleep(vm, until),
+            Stop::Idle { until } => apic::wait_until(until.min(self.deadline)),
             Stop::Interrupted => {}
             other => return ControlFlow::Break(other),
         }
@@ -99,14 +100,25 @@ impl Attendant {
             if vm.read(bytes.start.wrapping_add(written as u64), piece).is_err() {
                 return vm.answer(Status::BadAddress.encode());
             }
-            if self.console == Console::Silent {
-                self.console = Console::Used;
-                report::send(&Report::FirstByte { tsc: clock::now() });
-            }
+            self.note_first_byte();
             port.write_bytes(piece);
             written += piece.len();
         }
         vm.answer(written as u64);
+    }
+
+    /// Reports the first byte that is about to be written.
+    fn note_first_byte(&mut self) {
+        if self.console == Console::Silent {
+            self.console = Console::Used;
+            report::send(&Report::FirstByte { tsc: clock::now() });
+        }
+    }
+
+    /// Prints a byte on the guests' console.
+    pub(crate) fn print(&mut self, byte: u8) {
+        self.note_first_byte();
+        Serial::CONSOLE.write_bytes(&[byte]);
     }
 
     /// Carries out a read, of a piece at most, and answers the call.

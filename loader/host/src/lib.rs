@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod frames;
+pub mod platform;
 pub mod pvh;
 pub mod ranges;
 pub mod record;

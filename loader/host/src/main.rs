@@ -8,6 +8,7 @@
 //! | [`apic`], [`clock`] | host timer, non-maskable interrupts, time |
 //! | [`ports`], [`serial`], [`logger`], [`report`] | the ways out |
 //! | [`run`], [`attend`], [`input`], [`random`], [`store`] | the embedder of hv: jobs, and what guests are given |
+//! | [`foreign`] | the embedder of kernels that were not written for hv |
 //! | [`guest_panic`], [`mod@crash`] | what a guest says of its panic, and what is seen of it from outside |
 //! | [`watch`], `trace` | the processor, and one that records exits (feature `trace`) |
 //! | [`bench`] | what its paths cost |
@@ -25,6 +26,7 @@ mod clock;
 mod cpu;
 mod crash;
 mod disturb;
+mod foreign;
 mod guest_panic;
 mod heap;
 mod input;

@@ -15,13 +15,14 @@ use hv_abi::{
     clock::Clock,
 };
 use hv_calls::{CallError, Functions, Session};
-use loader::{Extras, File, Image, Start};
+use loader::{Extras, File, Image, Protocol, Start};
 use wire::{Crash, End, Guest, Job, Outcome, Report};
 
 use crate::{
     apic,
     attend::{self, Attendant},
     bench, clock, cpu, crash,
+    foreign::{self, Foreign},
     memory::FRAMES,
     random::Seeds,
     report,
@@ -44,7 +45,7 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     let hypervisor = Hypervisor::new(frames, &hardware, Platform { tsc_hertz })?;
     #[cfg(feature = "trace")]
     let hardware = crate::trace::Traced::new(hardware, tsc_hertz);
-    let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?;
+    let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?.with_timer(&apic::GuestTimer);
     let store = store::Store::default();
     let functions = store::functions(&store).map_err(|_| hv::Error::NoHeap)?;
     let (seeds, attendant) = (Seeds::new(job.entropy), Attendant::new(cpu, tsc_hertz));
@@ -103,6 +104,9 @@ impl Run {
 impl Host<'_> {
     /// Runs one guest to its end.
     fn run(&mut self, guest: &Guest<'_>) -> Run {
+        if let Some(protocol) = foreign::protocol(guest) {
+            return self.run_foreign(guest, protocol);
+        }
         let files: Vec<File<'_>> = guest.files.iter().map(|file| File { name: &file.name, data: &file.data }).collect();
         let extras = Extras { files: &files, box_bytes: BOX_BYTES };
         let image = match Image::prepare_with(self.frames, &guest.image, guest.memory, &extras) {
@@ -122,6 +126,19 @@ impl Host<'_> {
         apic::disarm();
         let end = attend::end(session.vm(), stop);
         Run::of(session.vm(), end)
+    }
+
+    /// Runs a kernel that was not written for hv.
+    fn run_foreign(&mut self, guest: &Guest<'_>, protocol: Protocol) -> Run {
+        let mut kernel = match Foreign::new(&self.hypervisor, guest, protocol) {
+            Ok(kernel) => kernel,
+            Err(reason) => return Run::refused(&reason),
+        };
+        self.attendant.begin(guest.input, guest.limit_ms, guest.disturb);
+        let stop = kernel.run(&mut self.attendant);
+        apic::disarm();
+        let end = attend::end(kernel.vm(), stop);
+        Run::of(kernel.vm(), end)
     }
 
     fn spawn(&mut self, guest: &Guest<'_>, image: &Image) -> Result<Vm, loader::SpawnError> {

@@ -132,6 +132,7 @@ fn pvh_kernels_of_both_classes_are_told_everything() {
         assert_eq!(u64::from(eip), LOAD + 0x20);
         let (m, info) = (memory(&kernel), u64::from(ebx));
         assert_eq!(m(LOAD, 4), [0x90; 4]);
+        assert_eq!([0x400, 0x40e, 0x413].map(|at| word(&m, at) & 0xffff), [0x3f8, 0x9fc0, 639], "the BIOS data area");
         assert_eq!([0, 4, 8, 12].map(|at| word(&m, info + at)), [0x336e_c578, 1, 0, 2]);
         assert_eq!(text(&m, long(&m, info + 24)), "x=1 y");
         let list = long(&m, info + 16);

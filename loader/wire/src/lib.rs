@@ -10,7 +10,10 @@ extern crate alloc;
 
 pub mod bench;
 pub mod input;
+pub mod kernel;
 pub mod trace;
+
+pub use kernel::{Absent, Entry, Module, Profile};
 
 use alloc::{borrow::Cow, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -81,10 +84,12 @@ pub enum Entropy {
 pub struct Guest<'a> {
     /// Its name, the first of its arguments.
     pub name: String,
-    /// The ELF file's bytes; decoding borrows them from the module.
+    /// The image's bytes; decoding borrows them from the module.
     #[serde(borrow)]
     pub image: Cow<'a, [u8]>,
-    /// Its further arguments.
+    /// How it is entered.
+    pub entry: Entry,
+    /// Its further arguments; those of a foreign kernel are one command line.
     pub args: Vec<String>,
     /// Its environment: names and values.
     pub env: Vec<(String, String)>,
@@ -95,6 +100,11 @@ pub struct Guest<'a> {
     pub input: Input,
     /// A function of it that is called with each line of the input, in a fresh VM each time; `None` to run it as a program.
     pub serve: Option<String>,
+    /// Files that a foreign kernel gets beside it, in their order.
+    #[serde(borrow)]
+    pub modules: Vec<Module<'a>>,
+    /// What CPUID tells it.
+    pub profile: Profile,
     /// Memory size in bytes.
     pub memory: u64,
     /// Longest time it may run, in milliseconds; 0 is no limit.
@@ -150,6 +160,8 @@ pub enum Report {
     },
     /// A row of a benchmark.
     Row(bench::Row),
+    /// What the guest whose [`Report::Ended`] comes next asked for that is not there; only of foreign kernels, and if there was anything.
+    Absent(Absent),
     /// A guest has ended; there is one such report per guest, in the order of the job.
     Ended {
         /// The guest's name.
@@ -272,11 +284,14 @@ mod tests {
             guests: vec![Guest {
                 name: "hello".into(),
                 image: vec![0x7f, b'E', 0, 0].into(),
+                entry: Entry::Real { cs: 7, ip: 9 },
                 args: vec!["a b".into(), String::new()],
                 env: vec![("A".into(), "1".into())],
                 files: vec![File { name: "a.txt".into(), data: vec![1, 2].into() }],
                 input: Input::Port,
                 serve: Some("handle".into()),
+                modules: vec![Module { name: "m".into(), bytes: vec![7].into() }],
+                profile: Profile::V2Bare,
                 memory: 16 << 20,
                 limit_ms: 500,
                 disturb: Disturb::WithInterrupts,

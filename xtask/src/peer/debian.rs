@@ -1,15 +1,16 @@
 //! What Debian provides: the tools that build the peer, and the peer's kernel.
 
 use std::{
-    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::setup;
+use crate::{
+    debian::{apt, download, output, unpack},
+    setup,
+};
 
 /// The programs that build the peer.
 const TOOLS: [&str; 3] = ["gcc", "ld", "objcopy"];
@@ -109,57 +110,6 @@ fn newest(folder: &Path) -> Result<Kernel> {
 fn kernel_package(depends: &str) -> Option<&str> {
     let mut packages = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     packages.find(|package| package.starts_with("linux-image-"))
-}
-
-/// Downloads a package and returns its file, which bears the package's name and version.
-fn download(folder: &Path, package: &str) -> Result<PathBuf> {
-    // In a folder of its own, so that a download that breaks off leaves nothing behind.
-    let fresh = tempfile::tempdir_in(folder).context("cannot make a temporary folder")?;
-    // apt's own user may not write there.
-    apt(&["download", "-o", "APT::Sandbox::User=root", package], fresh.path())?;
-    let mut files = fs::read_dir(fresh.path()).context("cannot read a temporary folder")?;
-    let file =
-        files.next().with_context(|| format!("apt-get downloaded no {package}"))?.context("cannot read a temporary folder")?;
-    let kept = folder.join(file.file_name());
-    fs::rename(file.path(), &kept).with_context(|| format!("cannot move {}", kept.display()))?;
-    Ok(kept)
-}
-
-/// Unpacks a package beside itself, if that has not been done, and returns the folder.
-fn unpack(file: &Path) -> Result<PathBuf> {
-    let folder = file.with_extension("");
-    if !folder.is_dir() {
-        let fresh = tempfile::tempdir_in(folder.parent().unwrap_or(&folder)).context("cannot make a temporary folder")?;
-        output("dpkg-deb", &["--extract".as_ref(), file.as_os_str(), fresh.path().as_os_str()])?;
-        fs::rename(fresh.keep(), &folder).with_context(|| format!("cannot move {}", folder.display()))?;
-    }
-    Ok(folder)
-}
-
-/// Runs apt-get in a folder; what it says goes to our standard error, since standard output is for figures.
-fn apt(args: &[&str], folder: &Path) -> Result<()> {
-    let status = Command::new("apt-get")
-        .args(args)
-        .current_dir(folder)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(std::io::stderr()))
-        .status()
-        .context("cannot run apt-get: the peer needs Debian")?;
-    if !status.success() {
-        bail!("apt-get {} failed ({status})", args.join(" "));
-    }
-    Ok(())
-}
-
-/// Runs a program and returns what it prints.
-fn output(program: &str, args: &[impl AsRef<OsStr>]) -> Result<String> {
-    let done = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let done = done.with_context(|| format!("cannot run {program}"))?;
-    if !done.status.success() {
-        bail!("{program} failed ({})", done.status);
-    }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 #[cfg(test)]

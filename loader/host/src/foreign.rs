@@ -1,0 +1,112 @@
+//! Runs kernels that were not written for hv, on the platform of [`host::platform`].
+
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
+
+use core::ops::ControlFlow;
+
+use host::platform::{Platform, Written};
+use hv::{
+    Hypervisor, Stop, Vm,
+    apic::Pin,
+    exit::{Direction, PortAccess},
+    x86::Profile,
+};
+use hv_calls::Embedder;
+use loader::{Given, Kernel, Module, Protocol, RawAt};
+use wire::{Absent, Entry, Guest, Report};
+
+use crate::{attend::Attendant, clock, report};
+
+/// How a guest is to be loaded that is no unikernel; `None` is a unikernel.
+pub(crate) fn protocol(guest: &Guest<'_>) -> Option<Protocol> {
+    let protocol = match guest.entry {
+        Entry::Image => Protocol::of(&guest.image),
+        Entry::Unikernel => Protocol::Unikernel,
+        Entry::Pvh => Protocol::Pvh,
+        Entry::Multiboot => Protocol::Multiboot,
+        Entry::Reset => Protocol::Raw(RawAt::Reset),
+        Entry::Real { cs, ip } => Protocol::Raw(RawAt::Real { cs, ip }),
+    };
+    (protocol != Protocol::Unikernel).then_some(protocol)
+}
+
+/// A foreign kernel and what is around it.
+pub(crate) struct Foreign {
+    vm: Vm,
+    platform: Platform,
+}
+
+impl Foreign {
+    /// Loads a kernel.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(crate) fn new(hypervisor: &Arc<Hypervisor>, guest: &Guest<'_>, protocol: Protocol) -> Result<Self, String> {
+        let command_line = guest.args.join(" ");
+        let modules: Vec<Module<'_>> =
+            guest.modules.iter().map(|module| Module { name: &module.name, bytes: &module.bytes }).collect();
+        let given = Given { name: &guest.name, command_line: &command_line, modules: &modules };
+        let kernel = Kernel::parse(&guest.image, protocol, &given, guest.memory).map_err(|error| error.to_string())?;
+        let hypervisor = match guest.profile {
+            wire::Profile::V2 => Arc::clone(hypervisor),
+            wire::Profile::V2Bare => hypervisor.with_profile(Profile::bare()).map_err(|error| error.to_string())?,
+        };
+        let vm = kernel.spawn(&hypervisor).map_err(|error| error.to_string())?;
+        Ok(Self { vm, platform: Platform::default() })
+    }
+
+    /// Runs it until it is done, or its time is up. What it asked for that is not there is reported.
+    pub(crate) fn run(&mut self, attendant: &mut Attendant) -> Stop {
+        let stop = loop {
+            let stop = attendant.run(&mut self.vm);
+            if let ControlFlow::Break(stop) = self.attend(attendant, stop) {
+                break stop;
+            }
+        };
+        let absent = self.platform.absent();
+        if !absent.is_empty() {
+            let (ports, pages) = (absent.ports().collect(), absent.pages().collect());
+            report::send(&Report::Absent(Absent { ports, pages, others: absent.others() }));
+        }
+        stop
+    }
+
+    /// Its VM.
+    pub(crate) const fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Does what a stop asks for, and tells whether the kernel goes on.
+    fn attend(&mut self, attendant: &mut Attendant, stop: Stop) -> ControlFlow<Stop> {
+        match stop {
+            Stop::Io { access, value } => self.port(attendant, access, value)?,
+            Stop::MachineCheck => {}
+            other => return attendant.attend(&mut self.vm, other),
+        }
+        if self.platform.take_interrupt() {
+            self.vm.vcpu_mut().raise_pin(Pin::Lint0);
+        }
+        if clock::now() < attendant.deadline { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
+    }
+
+    /// Carries out an access to a port.
+    fn port(&mut self, attendant: &mut Attendant, access: PortAccess, value: u32) -> ControlFlow<Stop> {
+        match access.direction() {
+            Direction::In => {
+                let value = self.platform.read_port(access.port(), access.width());
+                self.vm.answer_in(access, value);
+            }
+            Direction::Out => {
+                let written = self.platform.write_port(access.port(), access.width(), value, &mut |byte| attendant.print(byte));
+                if let Written::Exit(code) = written {
+                    return ControlFlow::Break(Stop::Exit(code as i32));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
