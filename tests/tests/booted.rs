@@ -3,6 +3,9 @@
 //! A case is a name, a boot, and what must hold afterwards; that the host ends well, reports every guest and loses no frame
 //! is demanded of all of them.
 
+#[path = "booted/kernels.rs"]
+mod kernels;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -22,7 +25,7 @@ const DIGEST_OF_PATTERN: &str = "a117210941a0b00dcb2d8577e680d84b6fa0eaf760d2afc
 const FIRST_BYTE_MAX_INSTRUCTIONS: u64 = 30_000_000;
 
 fn main() {
-    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state(), rights()];
+    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state(), rights(), kernels::trials()];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }
 
