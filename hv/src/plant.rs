@@ -77,6 +77,8 @@ bugs! {
     // Re-checks.
     /// INVLPG and MOV CR3 leave shadow tables as they are that the guest has changed since.
     UnsyncIsNotResynced,
+    /// A tree of tables that is hung in at another place shows what it was before the guest changed it.
+    OldTreesShowChanges,
     /// The frame of a table that is in step is mapped writable.
     TableIsNotProtected,
     /// The leaves of a frame that was copied stay.

@@ -309,7 +309,15 @@ impl ShadowMmu {
             }
             let key = child_key(found, paging, address, level, rights);
             let child = self.tables.find_or_make(key)?;
-            *duty = duty.and(self.link(Leaf { table, entry: index(address, level) as u32 }, child));
+            let at = Leaf { table, entry: index(address, level) as u32 };
+            if !self.tables.is_linked(at, child) {
+                if self.may_show_changes(child) {
+                    // All that is unsync goes, and the way down begins again: once, as nothing is unsync then.
+                    *duty = duty.and(self.empty_unsync());
+                    return self.enter_region(memory, paging, found, address, duty);
+                }
+                *duty = duty.and(self.link(at, child));
+            }
             if !self.tables.has_one_parent(child) {
                 reached = Reached::Otherwise;
             }
@@ -325,13 +333,18 @@ impl ShadowMmu {
         Ok(())
     }
 
-    /// Lets the entry `at` lead to `child`.
+    /// Tells whether leading one more entry to a tree of tables that was filled before might make visible what the guest has changed in it meanwhile: by the
+    /// new way, no TLB has anything yet, so the guest need not have flushed.
+    fn may_show_changes(&self, child: u32) -> bool {
+        let table = self.tables.get(child);
+        !self.unsync.is_empty() && table.state == State::InStep && table.key.role.level > 1 && !planted(Bug::OldTreesShowChanges)
+    }
+
+    /// Lets the entry `at` lead to `child`, which it did not yet.
     fn link(&mut self, at: Leaf, child: u32) -> FlushDuty {
-        if self.tables.is_linked(at, child) {
-            return FlushDuty::None;
-        }
         // By the new way, what the guest has changed shows at once, as no TLB has anything for it yet.
-        let stale = if self.tables.get(child).state == State::Unsync { self.empty(child) } else { FlushDuty::None };
+        let is_unsync = self.tables.get(child).state == State::Unsync && !planted(Bug::OldTreesShowChanges);
+        let stale = if is_unsync { self.empty(child) } else { FlushDuty::None };
         let owed = self.tables.link(at, child);
         if owed != FlushDuty::None {
             self.epoch += 1;

@@ -176,7 +176,7 @@ impl ShadowMmu {
     }
 
     /// Empties every table that the guest may have changed.
-    fn empty_unsync(&mut self) -> FlushDuty {
+    pub(super) fn empty_unsync(&mut self) -> FlushDuty {
         let Self { tables, unsync, .. } = self;
         for index in unsync.drain(..) {
             tables.empty(index);

@@ -546,6 +546,13 @@ impl Machine {
         self.observe();
     }
 
+    /// The kernel writes a word of a frame.
+    pub fn kernel_write(&mut self, frame: usize, word: usize, value: u64) {
+        let at = layout::window(self.mode(), frame) + 8 * word as u64;
+        self.access(at, Access { kind: Kind::Write, who: Who::Supervisor }, 8, value);
+        self.observe();
+    }
+
     /// The kernel writes an entry that the walk for an address looks at.
     pub fn edit_entry(&mut self, address: u64, depth: usize, value: u64) {
         let path = self.registers.path(&self.ram, address);

@@ -151,7 +151,6 @@ fn root(mode: Mode, number: usize) -> u64 {
 
 fn carry_out(machine: &mut Machine, op: &Op) {
     let mode = machine.mode();
-    let kernel = Access { kind: Kind::Write, who: Who::Supervisor };
     match *op {
         Op::Access { address, offset, access, bytes, value } => {
             // What goes into the next page must not cut off the window there.
@@ -159,15 +158,9 @@ fn carry_out(machine: &mut Machine, op: &Op) {
             machine.access(layout::address(mode, address) + offset, access, bytes, value);
             machine.observe();
         }
-        Op::KernelWrite { frame, word, value } => {
-            machine.access(layout::window(mode, frame) + 8 * WORDS[word] as u64, kernel, 8, value);
-            machine.observe();
-        }
+        Op::KernelWrite { frame, word, value } => machine.kernel_write(frame, WORDS[word], value),
         Op::HostWrite { frame, word, value } => machine.host_write(layout::frame(frame) + 8 * WORDS[word] as u64, value),
-        Op::WritePdpte { table, index, value } => {
-            machine.access(layout::window(mode, PDPTES + table) + 8 * index as u64, kernel, 8, value);
-            machine.observe();
-        }
+        Op::WritePdpte { table, index, value } => machine.kernel_write(PDPTES + table, index, value),
         Op::EditEntry { address, depth, value } => machine.edit_entry(layout::address(mode, address), depth, value),
         Op::HostWriteTo { address, word, value } => {
             machine.host_write_to(layout::address(mode, address) + 8 * WORDS[word] as u64, value)

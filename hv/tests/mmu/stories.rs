@@ -18,12 +18,13 @@ const TWO: usize = 1;
 const LAST: usize = 3;
 
 /// A story and what it is about.
-pub const STORIES: [(&str, fn()); 8] = [
+pub const STORIES: [(&str, fn()); 9] = [
     ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
     ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
     ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
     ("the embedder writes to a shared page", the_embedder_writes_to_a_shared_page),
     ("code moves", code_moves),
+    ("a tree is hung into another address space", a_tree_is_hung_into_another_address_space),
     ("an address is forgotten", an_address_is_forgotten),
     ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
     ("rights above differ for one table", rights_above_differ_for_one_table),
@@ -110,6 +111,19 @@ fn an_address_is_forgotten() {
     m.edit_entry(address(TWO), LAST, 0);
     m.invlpg(address(TWO));
     read(&mut m, TWO);
+    m.finish();
+}
+
+/// What was changed in the tree while the address space did not lead there needs no flush.
+fn a_tree_is_hung_into_another_address_space() {
+    const OTHER_ROOT: usize = 4;
+    let mut m = machine(data(0) | READ_ONLY, data(1) | READ_ONLY);
+    read(&mut m, ONE);
+    m.load_cr3(layout::frame(OTHER_ROOT));
+    m.kernel_write(3, WORDS[0], data(1) | READ_ONLY);
+    m.kernel_write(OTHER_ROOT, WORDS[0], layout::frame(1) | LINK);
+    read(&mut m, TWO);
+    read(&mut m, ONE);
     m.finish();
 }
 
