@@ -19,7 +19,7 @@ fn interrupt(vector: u8) -> Outcome {
 }
 
 #[test]
-fn an_interrupt_waits_for_if_and_for_the_end_of_its_shadow() {
+pub fn an_interrupt_waits_for_if_and_for_the_end_of_its_shadow() {
     let (mut m, script) = Machine::scripted(Vec::new());
     m.vm.vcpu_mut().inject_interrupt(0x30);
     assert_eq!(play(&mut m, &script, &[Step::Nop]), [Outcome::Done], "interrupts are off");
@@ -30,7 +30,7 @@ fn an_interrupt_waits_for_if_and_for_the_end_of_its_shadow() {
 }
 
 #[test]
-fn the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again() {
+pub fn the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again() {
     let (mut m, script) = Machine::scripted(Vec::new());
     [0x31, 0xfe, 0x51].into_iter().for_each(|vector| m.vm.vcpu_mut().inject_interrupt(vector));
     for vector in [0xfe, 0x51, 0x31] {
@@ -40,7 +40,7 @@ fn the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again() {
 }
 
 #[test]
-fn an_nmi_goes_before_an_interrupt_and_asks_for_no_flag() {
+pub fn an_nmi_goes_before_an_interrupt_and_asks_for_no_flag() {
     let (mut m, script) = Machine::scripted(Vec::new());
     m.vm.vcpu_mut().inject_interrupt(0x30);
     m.vm.vcpu_mut().inject_nmi();
@@ -50,7 +50,7 @@ fn an_nmi_goes_before_an_interrupt_and_asks_for_no_flag() {
 }
 
 #[test]
-fn the_embedder_hears_of_the_window_it_asked_for() {
+pub fn the_embedder_hears_of_the_window_it_asked_for() {
     let (mut m, script) = Machine::scripted(Vec::new());
     m.vm.vcpu_mut().request_window();
     [Step::Nop, Step::EnableInterrupts, Step::Nop, Step::Nop].into_iter().for_each(|step| script.push(step));
@@ -61,7 +61,7 @@ fn the_embedder_hears_of_the_window_it_asked_for() {
 }
 
 #[test]
-fn hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken() {
+pub fn hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken() {
     let (mut m, script) = Machine::scripted(Instruction::Halt.bytes());
     let halt = Step::Execute { instruction: Instruction::Halt, rip: CODE, operand: 0, prefixes: 0 };
     m.vm.vcpu_mut().inject_interrupt(0x30);

@@ -7,7 +7,7 @@ use hv::{
     mem::{GuestMemory, arena::Arena},
 };
 use iced_x86::code_asm::CodeAssembler;
-use std::{ops::Deref, sync::Arc};
+use std::{cell::Cell, ops::Deref, sync::Arc};
 
 /// Where code lies, mapped read-only and executable.
 pub const CODE: u64 = 0x1_0000;
@@ -84,6 +84,25 @@ impl Drop for Lent {
     }
 }
 
+thread_local! {
+    /// What processors on this thread offer beside SVM: bits of CPUID 8000_000A EDX.
+    static FEATURES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs a scenario on processors that offer NRIP-save, clean bits, flush-by-ASID and decode assists.
+pub fn assisted(scenario: fn()) {
+    FEATURES.set(1 << 3 | 1 << 5 | 1 << 6 | 1 << 7);
+    scenario();
+    FEATURES.set(0);
+}
+
+/// A processor.
+pub fn model(arena: &'static Arena) -> ModelCpu {
+    let mut model = ModelCpu::new(arena);
+    model.offer(FEATURES.get());
+    model
+}
+
 /// Everything that one scenario needs.
 pub struct Machine {
     pub vm: Vm,
@@ -98,7 +117,7 @@ impl Machine {
 
     pub fn with_kick(kick: &'static Kick, code: Vec<u8>) -> Self {
         let frames = Lent::new(256);
-        let model = ModelCpu::new(*frames);
+        let model = model(*frames);
         let hypervisor = hypervisor(*frames, &model);
         let cpu = Cpu::enable(model, 0, kick, &hypervisor).unwrap();
         let vm = vm(&hypervisor, &code, &[]);
@@ -108,7 +127,7 @@ impl Machine {
     /// A machine whose guest follows a script, and the handle to it. RIP is at code that nobody executes but hv reads.
     pub fn scripted(code: Vec<u8>) -> (Self, Script) {
         let frames = Lent::new(256);
-        let mut model = ModelCpu::new(*frames);
+        let mut model = model(*frames);
         let hypervisor = hypervisor(*frames, &model);
         let script = Script::default();
         model.follow(&script);

@@ -240,8 +240,8 @@ fn a_write_by_the_host_is_seen_by_the_guest() {
 #[test]
 fn many_guests_share_few_asids() {
     let arena = Lent::new(512);
-    let hypervisor = machine::hypervisor(*arena, &ModelCpu::new(*arena));
-    let mut cpu = Cpu::enable(ModelCpu::new(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let hypervisor = machine::hypervisor(*arena, &machine::model(*arena));
+    let mut cpu = Cpu::enable(machine::model(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
     let code = assemble(|a| {
         a.mov(rcx, DATA).unwrap();
         a.mov(rbx, qword_ptr(rcx)).unwrap();
@@ -264,8 +264,8 @@ fn many_guests_share_few_asids() {
 #[test]
 fn fpu_registers_move_only_between_owners() {
     let arena = Lent::new(512);
-    let hypervisor = machine::hypervisor(*arena, &ModelCpu::new(*arena));
-    let mut cpu = Cpu::enable(ModelCpu::new(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
+    let hypervisor = machine::hypervisor(*arena, &machine::model(*arena));
+    let mut cpu = Cpu::enable(machine::model(*arena), 0, &machine::QUIET, &hypervisor).unwrap();
     let code = assemble(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
@@ -332,4 +332,38 @@ fn a_processor_without_the_promised_features_is_refused() {
     model.answer_cpuid(1, [0, 0, !(1 << 20), !0]);
     assert_eq!(machine::try_hypervisor(*arena, &model).err(), Some(Error::ProcessorLacks("SSE4.2")));
     assert_eq!(arena.live(), 0);
+}
+
+/// Scenarios once more, on a processor with everything that QEMU's lacks: hv takes its other paths there.
+macro_rules! on_an_assisted_processor {
+    ($($name:ident = $scenario:path),+ $(,)?) => {
+        mod on_an_assisted_processor {
+            $(
+                #[test]
+                fn $name() {
+                    crate::machine::assisted($scenario);
+                }
+            )+
+        }
+    };
+}
+
+on_an_assisted_processor! {
+    an_interrupt_waits_for_if_and_for_the_end_of_its_shadow = crate::events::an_interrupt_waits_for_if_and_for_the_end_of_its_shadow,
+    the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again = crate::events::the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again,
+    an_nmi_goes_before_an_interrupt_and_asks_for_no_flag = crate::events::an_nmi_goes_before_an_interrupt_and_asks_for_no_flag,
+    the_embedder_hears_of_the_window_it_asked_for = crate::events::the_embedder_hears_of_the_window_it_asked_for,
+    hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken = crate::events::hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken,
+    guest_prints_and_exits = crate::guest_prints_and_exits,
+    cpuid_and_msrs_answer_as_the_contract_says = crate::cpuid_and_msrs_answer_as_the_contract_says,
+    ports_are_the_embedders = crate::ports_are_the_embedders,
+    faults_that_nobody_takes_end_the_guest_with_their_cause = crate::faults_that_nobody_takes_end_the_guest_with_their_cause,
+    instructions_that_guests_do_not_have_raise_ud = crate::instructions_that_guests_do_not_have_raise_ud,
+    vmmcall_answers_as_an_unknown_call = crate::vmmcall_answers_as_an_unknown_call,
+    unknown_msrs_raise_gp = crate::unknown_msrs_raise_gp,
+    a_guest_that_spins_is_interrupted_and_goes_on = crate::a_guest_that_spins_is_interrupted_and_goes_on,
+    a_write_to_a_shared_frame_is_flushed_before_it_is_seen = crate::a_write_to_a_shared_frame_is_flushed_before_it_is_seen,
+    a_write_by_the_host_is_seen_by_the_guest = crate::a_write_by_the_host_is_seen_by_the_guest,
+    many_guests_share_few_asids = crate::many_guests_share_few_asids,
+    fpu_registers_move_only_between_owners = crate::fpu_registers_move_only_between_owners,
 }

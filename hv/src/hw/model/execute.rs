@@ -7,7 +7,7 @@ use super::{
 use crate::{
     addr::Gva,
     hw::Registers,
-    svm::{ExitCode, Vmcb},
+    svm::{ExitCode, Features, Vmcb},
     x86::{Exception, PageFaultCode, Vector},
 };
 use alloc::vec::Vec;
@@ -89,7 +89,7 @@ impl Step<'_> {
         Ok(bytes)
     }
 
-    fn intercepts(&self, instruction: &Instruction) -> Done {
+    fn intercepts(&mut self, instruction: &Instruction) -> Done {
         let (one, two) = (self.vmcb.control.intercepts_1, self.vmcb.control.intercepts_2);
         let next = instruction.next_ip();
         let registers = self.registers.0;
@@ -107,7 +107,11 @@ impl Step<'_> {
             Mnemonic::Stgi => (two & 1 << 4 != 0).then_some((ExitCode::STGI, 0, 0)),
             _ => None,
         };
-        exit.map_or(Ok(()), |(code, info_1, info_2)| Err(Trap::Exit(code, info_1, info_2)))
+        let Some((code, info_1, info_2)) = exit else { return Ok(()) };
+        if self.cpu.offers(Features::NRIP_SAVE) {
+            self.vmcb.control.next_rip = next;
+        }
+        Err(Trap::Exit(code, info_1, info_2))
     }
 
     /// Reads the MSR permission map (APM vol. 2, 15.11); MSRs outside its ranges always exit.
