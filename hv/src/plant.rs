@@ -15,26 +15,28 @@
 //! drop(planted); // off again
 //! ```
 //!
-//! To add one: a line in the list below, the question where the duty is, and nothing else: `tests/mmu/planted.rs` goes through [`Bug::ALL`], and fails
-//! for a bug that nothing notices and for one that nobody asks about.
+//! To add one: a line in a list below, and the question where the duty is. `tests/mmu/planted.rs` goes through [`Bug::MMU`], `tests/seed/planted.rs` through
+//! [`Bug::VCPU`], where it is given to a section of tests; both fail for a bug that nothing notices and for one that nobody asks about.
 
 macro_rules! bugs {
-    ($($(#[doc = $what:literal])+ $name:ident),* $(,)?) => {
+    ($($(#[doc = $about:literal])+ $list:ident { $($(#[doc = $what:literal])+ $name:ident),* $(,)? })+) => {
         /// A bug that can be planted.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub enum Bug {
-            $($(#[doc = $what])+ $name,)*
+            $($($(#[doc = $what])+ $name,)*)+
         }
 
         impl Bug {
             /// Every bug.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            pub const ALL: &[Self] = &[$($(Self::$name,)*)+];
+
+            $($(#[doc = $about])+ pub const $list: &[Self] = &[$(Self::$name,)*];)+
 
             /// What is wrong with it.
             pub const fn what(self) -> &'static str {
                 match self {
-                    $(Self::$name => concat!($($what),+),)*
+                    $($(Self::$name => concat!($($what),+),)*)+
                 }
             }
         }
@@ -42,6 +44,8 @@ macro_rules! bugs {
 }
 
 bugs! {
+    /// Bugs in what guests can reach: shadow tables, flushes, forced bits, clean bits.
+    MMU {
     // Flushes.
     /// A duty to flush an address is not discharged.
     AddressIsNotFlushed,
@@ -143,6 +147,116 @@ bugs! {
     AsidStaysClean,
     /// A VMCB that comes from another CPU keeps its clean bits.
     CleanBitsTravel,
+    }
+
+    /// Bugs in what guests see of their processor.
+    VCPU {
+    // Set-up.
+    /// A range of ports is open to guests.
+    PortsAreOpen,
+    /// Guests may write the MSRs that they may read.
+    MsrWritesPass,
+    /// VM_CR is not asked whether SVM is disabled.
+    LockIsIgnored,
+    /// SVM is switched on though somebody uses it already.
+    SvmInUseIsIgnored,
+    /// EFER.SVME stays set when a CPU is given up.
+    SvmeStaysOn,
+    /// VM_HSAVE_PA names a frame that was given back.
+    SaveAreaStays,
+
+    // Creation and destruction.
+    /// After a reset, code begins below 1 MiB.
+    ResetBaseIsLow,
+    /// DR6 and DR7 begin as zeros.
+    DebugRegistersBeginAtZero,
+    /// The guest's time stamp counter begins where the processor's is.
+    ClockBeginsLate,
+    /// MXCSR begins with its exceptions unmasked.
+    FpuBeginsUnmasked,
+    /// A VMCB is made in a frame that holds what somebody left there.
+    VmcbIsNotZeroed,
+    /// Frames are not given back.
+    FramesAreLost,
+
+    // The run loop.
+    /// A kick is forgotten.
+    KickIsIgnored,
+    /// An instruction that hv carries out leaves the interrupt shadow of the one before.
+    ShadowSurvives,
+    /// The run state says that an interrupt would be delivered, though something else goes first.
+    ReadyForgetsPending,
+
+    // Exits.
+    /// CPUID leaves the upper halves of its registers.
+    UpperHalvesStay,
+    /// An IN of a byte clears the rest of RAX.
+    InClearsTheRest,
+    /// SVM's instructions are skipped.
+    SvmIsSkipped,
+    /// LMSW can clear CR0.PE.
+    LmswClearsProtection,
+    /// DR7.GD guards nothing.
+    GeneralDetectIsIgnored,
+
+    // MSRs.
+    /// A non-canonical base is taken.
+    NonCanonicalPasses,
+    /// An MSR that does not exist reads as zero.
+    UnknownMsrsReadZero,
+    /// The guest's EFER.LMA is what it wrote.
+    LmaIsTaken,
+    /// A write of the time stamp counter has no effect.
+    ClockCannotBeSet,
+    /// PAT takes memory types that do not exist.
+    PatIsNotChecked,
+
+    // Events.
+    /// An event whose delivery an exit cut short is forgotten.
+    LostEventIsForgotten,
+    /// A software interrupt that an exit cut short is delivered again, and executed again.
+    SoftInterruptIsRepeated,
+    /// NMIs are not blocked while one is handled.
+    NmisStayOpen,
+    /// Interrupts are delivered in an interrupt shadow.
+    ShadowIsIgnored,
+    /// Interrupts are delivered whatever CR8 says.
+    TaskPriorityIsIgnored,
+    /// An exception in the delivery of another replaces it.
+    DoubleFaultIsSkipped,
+    /// Nobody watches for the moment at which an interrupt could be taken.
+    WindowIsNotWatched,
+    /// HLT does not look for what would wake it.
+    HaltSleepsOn,
+
+    // Control registers.
+    /// CR0.PG may be set without CR0.PE.
+    PagingWithoutProtection,
+    /// Long mode may begin without CR4.PAE.
+    LongWithoutPae,
+    /// EFER.LME may change while paging is on.
+    LmeChangesUnderPaging,
+    /// CR4.PAE may be cleared in long mode.
+    PaeLeavesLongMode,
+    /// CR3 takes addresses that are too long.
+    Cr3IsNotChecked,
+    /// CR4 takes bits that the profile does not have.
+    Cr4IsNotChecked,
+    /// PDPTEs take reserved bits.
+    PdptesAreNotChecked,
+
+    // Segments, and what has an owner.
+    /// CPL does not follow SS.
+    CplStays,
+    /// A TSS is kept busy.
+    BusyTssStays,
+    /// A segment that is not present keeps its attributes.
+    UnusableKeepsAttributes,
+    /// The FPU registers are not switched.
+    FpuIsNotSwitched,
+    /// DR0 to DR3 are not switched.
+    BreakpointsAreNotSwitched,
+    }
 }
 
 /// Tells whether a bug is planted: never, in an ordinary build.

@@ -9,6 +9,7 @@ use crate::{
     exit::{self, Context, Next, PortAccess, Stop},
     hw::Hw,
     mem::{GuestMemory, PageCounts},
+    plant::{Bug, planted},
     shadow::{Access, Kind, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
@@ -79,7 +80,7 @@ impl Vm {
     /// Answers an IN with the value that the port gave; higher bits of RAX are kept or cleared as the processor does (APM vol. 3, IN).
     pub fn answer_in(&mut self, access: PortAccess, value: u32) {
         let mask = access.width().mask();
-        let kept = if mask == 0xffff_ffff { 0 } else { self.vcpu.rax() & !mask };
+        let kept = if mask == 0xffff_ffff || planted(Bug::InClearsTheRest) { 0 } else { self.vcpu.rax() & !mask };
         self.vcpu.set_rax(kept | u64::from(value) & mask);
     }
 

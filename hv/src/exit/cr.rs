@@ -4,6 +4,7 @@ use super::{Context, Next, Stop, unhandled};
 use crate::{
     addr::Gpa,
     insn::ControlAccess,
+    plant::{Bug, planted},
     vcpu::{Cached, CodeMode, ControlRegisters, SegmentRegister},
     x86::{Cr0Flags, Exception},
 };
@@ -32,7 +33,8 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
             // PE can be set, not cleared (APM vol. 3, LMSW).
             let cr0 = context.vcpu.control().cr0;
             let word = context.vcpu.register(gpr) & STATUS_LOADED;
-            write(context, 0, cr0 & !(STATUS_LOADED & !1) | word, next)
+            let loaded = if planted(Bug::LmswClearsProtection) { STATUS_LOADED } else { STATUS_LOADED & !1 };
+            write(context, 0, cr0 & !loaded | word, next)
         }
         ControlAccess::StoreStatus { gpr, bytes } => {
             let cr0 = context.vcpu.control().cr0;

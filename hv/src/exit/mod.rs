@@ -22,7 +22,7 @@ mod stop;
 mod window;
 
 pub use hypercall::{GuestBytes, PanicAt};
-pub use invalid::InvalidState;
+pub use invalid::{InvalidState, Reasons};
 pub use io::{Direction, PortAccess, Width};
 pub use rare::Rare;
 pub use stop::{Cause, Stop, Unhandled};

@@ -187,7 +187,7 @@ impl fmt::Display for Stop {
             }
             Self::Shutdown { cause: Some(cause), rip } => write!(f, "unhandled {cause}, at rip {rip:#x}"),
             Self::Shutdown { cause: None, rip } => write!(f, "triple fault at rip {rip:#x}"),
-            Self::InvalidState(state) => write!(f, "the processor refused its state: {state:x?}"),
+            Self::InvalidState(state) => write!(f, "the processor refused its state {state}"),
             Self::Host(error) => write!(f, "the host failed it: {error}"),
             Self::Unhandled(exit) => write!(
                 f,

@@ -8,6 +8,7 @@ use crate::{
     addr::{Hpa, PAGE_SIZE},
     error::Error,
     host::FrameSource,
+    plant::{Bug, planted},
 };
 use alloc::vec::Vec;
 use core::{
@@ -128,6 +129,9 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
+        if planted(Bug::FramesAreLost) {
+            return;
+        }
         // SAFETY: a `Frame` is made once per `take` and this is its end; translations to it are gone, because tables and guest
         // frames are dropped only after the flush that they owe (`shadow::FlushDuty`) or with their VM, whose ASID never comes back without a flush.
         unsafe { self.frames.source.give(self.hpa()) }

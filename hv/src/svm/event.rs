@@ -39,6 +39,15 @@ impl Event {
         raw & VALID != 0
     }
 
+    /// Tells whether a processor takes a valid EVENTINJ (APM vol. 2, 15.20): types 1 and 5 to 7 do not exist, and exceptions are vectors below 32, without that of NMI.
+    pub const fn is_legal(raw: u64) -> bool {
+        match raw >> TYPE_SHIFT & TYPE_MASK {
+            0 | 2 | 4 => true,
+            3 => (raw as u8) < 32 && raw as u8 != Vector::NMI.0,
+            _ => false,
+        }
+    }
+
     /// Decodes EXITINTINFO: the event whose delivery the exit cut short, if there was one.
     ///
     /// Only bit 31 tells whether there was; the other bits may be left over from an earlier exit. Types that the manual does not define count as none.

@@ -1,6 +1,10 @@
 //! The I/O and MSR permission maps (APM vol. 2, 15.10.1 and 15.11): immutable, one of each for all VMs.
 
-use crate::{addr::PAGE_SIZE, x86::msr};
+use crate::{
+    addr::PAGE_SIZE,
+    plant::{Bug, planted},
+    x86::msr,
+};
 
 /// Pages of the I/O permission map: 64 Ki bits, and a third page for accesses that begin at the last ports.
 pub const PORT_MAP_PAGES: usize = 3;
@@ -45,6 +49,9 @@ pub fn build_msr_map(mut put: impl FnMut(usize, u8)) {
     let mut map = [0xffu8; MSR_MAP_PAGES * PAGE_SIZE];
     for (byte, bit) in PASSED_THROUGH.into_iter().filter_map(place) {
         map[byte] &= !(1 << bit);
+        if planted(Bug::MsrWritesPass) {
+            map[byte] &= !(2 << bit);
+        }
     }
     for (at, byte) in map.into_iter().enumerate() {
         put(at, byte);

@@ -139,7 +139,8 @@ impl ControlRegisters {
     /// # Errors
     /// #GP(0) for a combination that the manual forbids.
     pub fn set_cr0(&mut self, value: u64, cs: &Segment, read: impl Fn(u64) -> u64) -> Changed {
-        let illegal = value >> 32 != 0 || value & (PG | PE) == PG || value & (NW | CD) == NW;
+        let no_mode = value & (PG | PE) == PG && !planted(Bug::PagingWithoutProtection);
+        let illegal = value >> 32 != 0 || no_mode || value & (NW | CD) == NW;
         if illegal {
             return REFUSED;
         }
@@ -147,7 +148,7 @@ impl ControlRegisters {
         self.cr0 = value & CR0_BITS | ET;
         let long_code = cs.attributes & crate::svm::attributes::LONG != 0;
         if value & PG != 0 && old & PG == 0 && self.efer & LME != 0 {
-            if self.cr4 & PAE == 0 || long_code {
+            if (self.cr4 & PAE == 0 && !planted(Bug::LongWithoutPae)) || long_code {
                 return REFUSED;
             }
             self.efer |= LMA;
@@ -168,7 +169,7 @@ impl ControlRegisters {
     /// # Errors
     /// #GP(0) for reserved bits, in CR3 or in the PDPTEs that it names.
     pub fn set_cr3(&mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
-        if self.is_long() && value >> PHYSICAL_BITS != 0 {
+        if self.is_long() && value >> PHYSICAL_BITS != 0 && !planted(Bug::Cr3IsNotChecked) {
             return REFUSED;
         }
         self.cr3 = if self.is_long() { value } else { value & 0xffff_ffff };
@@ -181,7 +182,8 @@ impl ControlRegisters {
     /// # Errors
     /// #GP(0) for bits that the profile does not have, for leaving PAE in long mode, for reserved bits in PDPTEs.
     pub fn set_cr4(&mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
-        if value & !CR4_OFFERED.bits() != 0 || (self.is_long() && value & PAE == 0) {
+        let reserved = value & !CR4_OFFERED.bits() != 0 && !planted(Bug::Cr4IsNotChecked);
+        if reserved || (self.is_long() && value & PAE == 0 && !planted(Bug::PaeLeavesLongMode)) {
             return REFUSED;
         }
         let flushes = (self.cr4 ^ value) & CR4_FLUSHES;
@@ -208,12 +210,14 @@ impl ControlRegisters {
     ///
     /// # Errors
     /// #GP(0) for bits that the profile does not have, and for changing LME while paging is on.
-    pub const fn set_efer(&mut self, value: u64) -> Changed {
+    pub fn set_efer(&mut self, value: u64) -> Changed {
         let changed = self.efer ^ value;
-        if value & !EFER_BITS != 0 || (changed & LME != 0 && self.cr0 & PG != 0) {
+        let mode_changes = changed & LME != 0 && self.cr0 & PG != 0 && !planted(Bug::LmeChangesUnderPaging);
+        if value & !EFER_BITS != 0 || mode_changes {
             return REFUSED;
         }
-        self.efer = value & !LMA | self.efer & LMA;
+        let own = if planted(Bug::LmaIsTaken) { 0 } else { LMA };
+        self.efer = value & !own | self.efer & own;
         Ok(if changed & NXE != 0 { Cached::Goes } else { Cached::Stays })
     }
 
@@ -224,7 +228,7 @@ impl ControlRegisters {
         }
         let table = self.cr3 & CR3_PDPTES;
         let pdptes = [0, 8, 16, 24].map(|offset| read(table + offset));
-        if !pdptes.iter().all(|pdpte| is_legal_pdpte(*pdpte)) {
+        if !pdptes.iter().all(|pdpte| is_legal_pdpte(*pdpte)) && !planted(Bug::PdptesAreNotChecked) {
             return Err(Exception::GP0);
         }
         self.pdptes = pdptes;

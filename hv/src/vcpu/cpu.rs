@@ -8,6 +8,7 @@ use crate::{
     host::Timer,
     hw::Hw,
     mem::Frame,
+    plant::{Bug, planted},
     svm::{Clean, Features},
     x86::{EferFlags, msr},
 };
@@ -136,7 +137,7 @@ impl<H: Hw> Cpu<H> {
     /// Tells, once, whether the embedder wants control back.
     #[inline]
     pub(crate) fn is_kicked(&self) -> bool {
-        self.kick.take()
+        self.kick.take() && !planted(Bug::KickIsIgnored)
     }
 
     /// What was done at the seam so far.
@@ -153,10 +154,13 @@ impl<H: Hw> Cpu<H> {
 impl<H: Hw> Drop for Cpu<H> {
     fn drop(&mut self) {
         let efer = self.hw.read_msr(msr::EFER);
-        // SAFETY: SVM is on (`enable`), so the MSR exists; no VMRUN follows.
-        unsafe { self.hw.write_msr(msr::VM_HSAVE_PA, 0) };
+        if !planted(Bug::SaveAreaStays) {
+            // SAFETY: SVM is on (`enable`), so the MSR exists; no VMRUN follows.
+            unsafe { self.hw.write_msr(msr::VM_HSAVE_PA, 0) };
+        }
+        let svme = if planted(Bug::SvmeStaysOn) { 0 } else { SVME };
         // SAFETY: GIF is 1, since `Hw::run` ends with STGI; clearing SVME changes nothing else.
-        unsafe { self.hw.write_msr(msr::EFER, efer & !SVME) };
+        unsafe { self.hw.write_msr(msr::EFER, efer & !svme) };
     }
 }
 
@@ -167,7 +171,7 @@ pub(super) fn check(hw: &impl Hw) -> Result<u32, NoSvm> {
         return Err(NoSvm::NotOffered);
     }
     let vm_cr = hw.read_msr(msr::VM_CR);
-    if vm_cr & msr::VM_CR_SVMDIS != 0 {
+    if vm_cr & msr::VM_CR_SVMDIS != 0 && !planted(Bug::LockIsIgnored) {
         let with_key = hw.cpuid(0x8000_000a, 0)[3] & Features::SVM_LOCK.bits() != 0;
         return Err(if with_key { NoSvm::DisabledWithKey } else { NoSvm::DisabledAndLocked });
     }
@@ -175,7 +179,7 @@ pub(super) fn check(hw: &impl Hw) -> Result<u32, NoSvm> {
     if asids < 2 {
         return Err(NoSvm::TooFewAsids(asids));
     }
-    if hw.read_msr(msr::EFER) & SVME != 0 {
+    if hw.read_msr(msr::EFER) & SVME != 0 && !planted(Bug::SvmInUseIsIgnored) {
         return Err(NoSvm::InUse);
     }
     Ok(asids)

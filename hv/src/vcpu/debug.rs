@@ -5,6 +5,7 @@
 use super::{Vcpu, cpu::Cpu};
 use crate::{
     hw::Hw,
+    plant::{Bug, planted},
     svm::Clean,
     x86::{Cr4Flags, Exception, Vector},
 };
@@ -31,7 +32,7 @@ impl Vcpu {
         if number > 7 || (extended && matches!(number, 4 | 5)) {
             return Err(Exception::UD);
         }
-        if self.vmcb.save.dr7 & DR7_GD != 0 {
+        if self.vmcb.save.dr7 & DR7_GD != 0 && !planted(Bug::GeneralDetectIsIgnored) {
             self.vmcb.save.dr6 |= DR6_BD;
             self.vmcb.save.dr7 &= !DR7_GD;
             self.clean.remove(Clean::DEBUG_REGISTERS);
@@ -75,7 +76,7 @@ impl<H: Hw> Cpu<H> {
     /// Loads a guest's breakpoints, unless they are loaded or off.
     #[inline]
     pub(super) fn own_breakpoints(&mut self, vcpu: &Vcpu) {
-        if vcpu.has_breakpoints() && self.breakpoints != vcpu.breakpoints {
+        if vcpu.has_breakpoints() && self.breakpoints != vcpu.breakpoints && !planted(Bug::BreakpointsAreNotSwitched) {
             self.breakpoints = vcpu.breakpoints;
             self.counters.debug_writes += 4;
             self.hw.load_breakpoints(&self.breakpoints);

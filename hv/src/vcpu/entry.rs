@@ -17,7 +17,7 @@ impl Vcpu {
         self.features = cpu.features;
         if self.clock == Clock::Stopped {
             self.clock = Clock::Runs;
-            self.vmcb.control.tsc_offset = cpu.hw.tsc().wrapping_neg();
+            self.vmcb.control.tsc_offset = if planted(Bug::ClockBeginsLate) { 0 } else { cpu.hw.tsc().wrapping_neg() };
         }
         cpu.counters.host_saves += 1;
         let area = cpu.host_area;

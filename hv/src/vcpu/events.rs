@@ -6,6 +6,7 @@
 use super::Vcpu;
 use crate::{
     addr::Gva,
+    plant::{Bug, planted},
     svm::{
         Clean, Event, Intercepts1,
         virtual_interrupt::{V_IGN_TPR, V_IRQ},
@@ -118,7 +119,7 @@ impl Events {
             (a, ..) => (0, a),
         };
         let vector = first + 63 - word.leading_zeros() as u8;
-        (vector >> 4 > cr8).then_some(vector)
+        (vector >> 4 > cr8 || planted(Bug::TaskPriorityIsIgnored)).then_some(vector)
     }
 
     /// Has the next entry look at what waits.
@@ -162,12 +163,16 @@ impl Vcpu {
     /// What an embedder wants to know before it injects an interrupt.
     pub fn run_state(&self) -> RunState {
         let interrupts = if self.interrupts_enabled() { Interrupts::Enabled } else { Interrupts::Disabled };
-        let ready = if self.can_interrupt() && self.events.pending.is_none() { Ready::Now } else { Ready::Later };
+        let waits = self.events.pending.is_some() && !planted(Bug::ReadyForgetsPending);
+        let ready = if self.can_interrupt() && !waits { Ready::Now } else { Ready::Later };
         RunState { interrupts, ready, cr8: self.control.cr8 }
     }
 
     /// Whether something waits that ends a HLT: an interrupt that can be taken, or an NMI.
     pub fn has_wake_event(&self) -> bool {
+        if planted(Bug::HaltSleepsOn) {
+            return false;
+        }
         let events = &self.events;
         let interrupt = self.interrupts_enabled() && self.has_interrupt();
         events.pending.is_some() || interrupt || (events.nmi && events.nmis == Nmis::Open)
@@ -180,7 +185,8 @@ impl Vcpu {
 
     #[inline]
     fn can_interrupt(&self) -> bool {
-        self.interrupts_enabled() && self.vmcb.control.interrupt_shadow & 1 == 0
+        let shadow = self.vmcb.control.interrupt_shadow & 1 != 0 && !planted(Bug::ShadowIsIgnored);
+        self.interrupts_enabled() && !shadow
     }
 
     /// Something changed that waiting interrupts depend on.
@@ -272,7 +278,7 @@ impl Vcpu {
         let control = &mut self.vmcb.control;
         let (intercept, request) = (Intercepts1::VINTR.bits(), V_IRQ | V_IGN_TPR);
         let watched = control.intercepts_1 & intercept != 0;
-        if wanted == watched {
+        if wanted == watched || planted(Bug::WindowIsNotWatched) {
             return;
         }
         if wanted {
@@ -293,6 +299,9 @@ impl Vcpu {
     }
 
     fn block_nmis(&mut self) {
+        if planted(Bug::NmisStayOpen) {
+            return;
+        }
         self.events.nmis = Nmis::Blocked;
         self.vmcb.control.intercepts_1 |= Intercepts1::IRET.bits();
         self.clean.remove(Clean::INTERCEPTS);
@@ -327,7 +336,7 @@ impl Vcpu {
     /// Takes over the event whose delivery the last exit cut short, as EXITINTINFO names it, to be delivered again.
     #[inline]
     pub(super) fn requeue(&mut self, interrupted: u64) {
-        if Event::is_valid(interrupted) {
+        if Event::is_valid(interrupted) && !planted(Bug::LostEventIsForgotten) {
             self.requeue_lost(interrupted);
         }
     }
@@ -336,6 +345,7 @@ impl Vcpu {
     #[cold]
     fn requeue_lost(&mut self, raw: u64) {
         let by_instruction = |event: &Event| match event {
+            _ if planted(Bug::SoftInterruptIsRepeated) => false,
             Event::SoftwareInterrupt(_) => true,
             Event::Exception(exception) => matches!(exception.vector.0, 3 | 4),
             _ => false,
@@ -348,7 +358,7 @@ impl Vcpu {
     pub fn raise(&mut self, exception: Exception) -> Raised {
         self.events.last_raised = Some((exception, Gva(self.vmcb.save.cr2)));
         let combined = match self.events.pending {
-            Some(Event::Exception(first)) => combine(first, exception),
+            Some(Event::Exception(first)) if !planted(Bug::DoubleFaultIsSkipped) => combine(first, exception),
             // An interrupt that was being delivered has been acknowledged, and is lost behind an exception that its own delivery raised, as on the processor.
             _ => Combined::Deliver(exception),
         };

@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     hw::Hw,
     mem::{Frame, Frames},
+    plant::{Bug, planted},
 };
 use alloc::sync::Arc;
 use spin::Mutex;
@@ -23,7 +24,7 @@ impl FpuState {
     pub(super) fn new(frames: Frames) -> Result<Arc<Self>, Error> {
         let frame = frames.take_zeroed()?;
         frame.view().store(0, FCW);
-        frame.view().store(3, MXCSR);
+        frame.view().store(3, if planted(Bug::FpuBeginsUnmasked) { 0 } else { MXCSR });
         Ok(Arc::new(Self(Mutex::new(frame))))
     }
 }
@@ -33,7 +34,7 @@ impl<H: Hw> Cpu<H> {
     #[inline]
     pub(super) fn own_fpu(&mut self, fpu: &Arc<FpuState>) {
         // The CPU's handle keeps the allocation, so that a new owner never has a dead one's address.
-        if !core::ptr::eq(self.fpu_owner.as_ptr(), Arc::as_ptr(fpu)) {
+        if !core::ptr::eq(self.fpu_owner.as_ptr(), Arc::as_ptr(fpu)) && !planted(Bug::FpuIsNotSwitched) {
             self.switch_fpu(fpu);
         }
     }

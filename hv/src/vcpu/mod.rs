@@ -246,7 +246,9 @@ impl Vcpu {
     pub fn advance_to(&mut self, rip: u64) {
         let vmcb = &mut *self.vmcb;
         vmcb.save.rip = rip;
-        vmcb.control.interrupt_shadow = 0;
+        if !planted(Bug::ShadowSurvives) {
+            vmcb.control.interrupt_shadow = 0;
+        }
     }
 }
 

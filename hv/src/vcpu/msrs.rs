@@ -3,6 +3,7 @@
 use super::Vcpu;
 use crate::{
     apic::{self, Refused},
+    plant::{Bug, planted},
     svm::Clean,
     x86::{Exception, msr},
 };
@@ -51,18 +52,21 @@ pub const MSRS: [(u32, &str, Handling); 21] = [
 ];
 
 /// The profile offers 48 linear address bits (APM vol. 2, 1.1.3).
-const fn is_canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address
+fn is_canonical(address: u64) -> bool {
+    ((address << 16) as i64 >> 16) as u64 == address || planted(Bug::NonCanonicalPasses)
 }
 
 /// Memory types that a PAT entry may name: 0, 1, 4 to 7 (APM vol. 2, 7.8.1).
 fn is_legal_pat(value: u64) -> bool {
-    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+    planted(Bug::PatIsNotChecked) || value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
 /// The value of a register that never changes.
 #[cold]
 fn fixed(index: u32) -> Option<u64> {
+    if planted(Bug::UnknownMsrsReadZero) {
+        return Some(0);
+    }
     MSRS.iter().find_map(|&(known, _, handling)| match handling {
         Handling::Fixed(value) if known == index => Some(value),
         _ => None,
@@ -116,6 +120,7 @@ impl Vcpu {
             msr::SYSENTER_CS => save.sysenter_cs = value & 0xffff,
             msr::APIC_BASE => return self.change_apic(|apic| apic.write_base(value)).map_err(|Refused| Exception::GP0),
             msr::TSC_DEADLINE => self.change_apic(|apic| apic.set_tsc_deadline(value)),
+            msr::TSC if planted(Bug::ClockCannotBeSet) => {}
             msr::TSC => {
                 self.vmcb.control.tsc_offset = value.wrapping_sub(tsc());
                 self.clean.remove(Clean::INTERCEPTS);

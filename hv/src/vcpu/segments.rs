@@ -3,6 +3,7 @@
 use super::Vcpu;
 use crate::{
     insn::CodeBits,
+    plant::{Bug, planted},
     svm::{Clean, Segment, attributes},
     x86::RFlags,
 };
@@ -72,7 +73,7 @@ impl Vcpu {
     /// Sets a segment register. What is not present becomes unusable; CPL follows the DPL of SS, which is 0 in real mode.
     pub fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         let mut segment = segment;
-        if segment.attributes & attributes::PRESENT == 0 {
+        if segment.attributes & attributes::PRESENT == 0 && !planted(Bug::UnusableKeepsAttributes) {
             segment.attributes = 0;
         }
         let real = !self.control.is_protected();
@@ -85,14 +86,17 @@ impl Vcpu {
                     segment.attributes &= !(3 << attributes::DPL_SHIFT);
                 }
                 save.ss = segment;
-                save.cpl = (segment.attributes >> attributes::DPL_SHIFT & 3) as u8;
+                if !planted(Bug::CplStays) {
+                    save.cpl = (segment.attributes >> attributes::DPL_SHIFT & 3) as u8;
+                }
             }
             SegmentRegister::Ds => save.ds = segment,
             SegmentRegister::Fs => save.fs = segment,
             SegmentRegister::Gs => save.gs = segment,
             SegmentRegister::Ldtr => save.ldtr = segment,
             SegmentRegister::Tr => {
-                if segment.attributes & attributes::TYPE == attributes::TSS_BUSY & attributes::TYPE {
+                let busy = segment.attributes & attributes::TYPE == attributes::TSS_BUSY & attributes::TYPE;
+                if busy && !planted(Bug::BusyTssStays) {
                     // Processors keep a loaded TSS busy; QEMU 7.2 takes the available type alone (`svm::attributes::TSS`).
                     segment.attributes &= !0x2;
                 }

@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     hw::{Hw, RBX, RDI, RDX, RSI, Registers},
     mem::{Frame, Frames, Page},
+    plant::{Bug, planted},
     shadow::FlushDuty,
     svm::{Clean, Features, MSR_MAP_PAGES, PORT_MAP_PAGES, SaveArea, Segment, Vmcb, attributes, build_msr_map},
     x86::Profile,
@@ -61,6 +62,9 @@ impl Hypervisor {
         let (port_map, msr_map) = (frames.take_run(PORT_MAP_PAGES)?, frames.take_run(MSR_MAP_PAGES)?);
         for frame in &port_map {
             (0..PAGE_SIZE / 8).for_each(|word| frame.view().store(word, u64::MAX));
+            if planted(Bug::PortsAreOpen) {
+                frame.view().store(15, 0);
+            }
         }
         build_msr_map(|at, byte| {
             msr_map[at / PAGE_SIZE].view().write(at % PAGE_SIZE, &[byte]);
@@ -156,9 +160,13 @@ impl Vcpu {
     /// # Errors
     /// [`Error::NoFrames`].
     pub fn new(frames: Frames, entry: &EntryState) -> Result<Self, Error> {
-        let mut vmcb: Page<Vmcb> = Page::new(frames.take_zeroed()?);
+        let mut vmcb: Page<Vmcb> =
+            Page::new(if planted(Bug::VmcbIsNotZeroed) { frames.take()? } else { frames.take_zeroed()? });
         let save = &mut vmcb.save;
         (save.dr6, save.dr7, save.rflags, save.g_pat) = (DR6_RESET, DR7_RESET, RFLAGS, PAT);
+        if planted(Bug::DebugRegistersBeginAtZero) {
+            (save.dr6, save.dr7) = (0, 0);
+        }
         let mut registers = Registers::default();
         match *entry {
             EntryState::Long { rip, rsp, rdi, .. } => {
@@ -176,7 +184,8 @@ impl Vcpu {
                 save.rip = ip.into();
             }
             EntryState::Reset => {
-                real_segments(save, Segment { selector: 0xf000, base: 0xffff_0000, ..REAL_CODE });
+                let base = if planted(Bug::ResetBaseIsLow) { 0xf_0000 } else { 0xffff_0000 };
+                real_segments(save, Segment { selector: 0xf000, base, ..REAL_CODE });
                 save.rip = 0xfff0;
                 registers.0[RDX] = SIGNATURE;
             }
