@@ -219,6 +219,46 @@
 	shrd	$32, %rdx, %rax
 	END
 
+.macro X2APIC			# switches the local APIC on, in x2APIC mode
+	mov	$0x1b, %ecx
+	rdmsr
+	or	$0x400, %eax
+	wrmsr
+	mov	$0x80f, %ecx
+	mov	$0x1ff, %eax
+	xor	%edx, %edx
+	wrmsr
+.endm
+
+	TEST "eoi"			# hv only: the end of an interrupt, as an x2APIC MSR
+	X2APIC
+	mov	$0x80b, %ecx
+	BEGIN
+	xor	%eax, %eax
+	xor	%edx, %edx
+	wrmsr
+	END
+
+	TEST "timer_tick"		# hv only: programs the APIC's timer, sleeps until it interrupts, ends the interrupt
+	X2APIC
+	mov	$0x83e, %ecx		# divide by 1
+	mov	$0xb, %eax
+	wrmsr
+	mov	$0x832, %ecx		# one-shot, vector 0x20
+	mov	$0x20, %eax
+	wrmsr
+	sti
+	BEGIN
+	xor	%edx, %edx
+	mov	$0x838, %ecx
+	mov	$20000, %eax
+	wrmsr
+	hlt
+	mov	$0x80b, %ecx
+	xor	%eax, %eax
+	wrmsr
+	END
+
 	.balign 16
 irq_entry:
 	iretq

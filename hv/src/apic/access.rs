@@ -1,7 +1,7 @@
 //! Reads and writes of the registers: as MSRs, which fault, and as the page, which does not (APM vol. 2, 16.3.2 and 16.11).
 
 use super::{
-    Apic, ERROR_REGISTER, Message, Mode, Refused, SOFTWARE_ENABLE, command,
+    Apic, ERROR_REGISTER, Ended, Message, Mode, Refused, SOFTWARE_ENABLE, command,
     register::{Lvt, MSR_FIRST, Register},
     timer::TimerMode,
 };
@@ -41,12 +41,11 @@ impl Apic {
     /// # Errors
     /// As for [`Apic::write_msr`].
     #[inline]
-    pub fn write_end_of_interrupt(&mut self, value: u64) -> Result<(), Refused> {
+    pub fn write_end_of_interrupt(&mut self, value: u64) -> Result<Ended, Refused> {
         if self.mode() != Mode::X2Apic || value != 0 {
             return Err(Refused);
         }
-        self.end_of_interrupt();
-        Ok(())
+        Ok(self.end_of_interrupt())
     }
 
     /// Reads from the page of registers, at an offset below 4096: 32 bits from a multiple of 16 on, zeros from anywhere else.
@@ -173,7 +172,7 @@ impl Apic {
     fn write(&mut self, register: Register, value: u32, now: u64) {
         match register {
             Register::TaskPriority => self.task_priority = value as u8,
-            Register::EndOfInterrupt => self.end_of_interrupt(),
+            Register::EndOfInterrupt => _ = self.end_of_interrupt(),
             Register::Spurious => self.write_spurious(value),
             Register::ErrorStatus => (self.errors, self.new_errors) = (self.new_errors, 0),
             Register::Local(lvt) => self.write_local(lvt, value, now),
@@ -187,6 +186,7 @@ impl Apic {
     /// Writes the spurious interrupt register; an APIC that is switched off by it masks every local vector.
     fn write_spurious(&mut self, value: u32) {
         self.spurious = value & SPURIOUS_WRITABLE;
+        self.retimed = true;
         if value & SOFTWARE_ENABLE == 0 {
             self.lvt.iter_mut().for_each(|entry| *entry |= Lvt::MASKED);
         }
@@ -203,6 +203,7 @@ impl Apic {
             self.lvt[lvt as usize] = entry;
             return;
         }
+        self.retimed = true;
         // What has expired by now did so under the old entry.
         self.advance(now);
         let before = self.timer_mode();

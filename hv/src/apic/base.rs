@@ -70,6 +70,7 @@ impl Apic {
             _ => {}
         }
         self.base = base;
+        self.retimed = true;
         self.update();
         Ok(())
     }

@@ -47,6 +47,15 @@ pub enum Trigger {
     Level,
 }
 
+/// What the end of an interrupt ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// No interrupt was in service.
+    Nothing,
+    /// The service of one; others may be deliverable now.
+    Service,
+}
+
 /// A pin of the processor that a local vector stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pin {
@@ -88,6 +97,8 @@ pub struct Apic {
     errors: u32,
     new_errors: u32,
     timer: Timer,
+    /// What [`Apic::next_deadline`] says may have changed.
+    retimed: bool,
 }
 
 impl Apic {
@@ -109,6 +120,7 @@ impl Apic {
             errors: 0,
             new_errors: 0,
             timer: Timer::new(),
+            retimed: true,
         }
     }
 
@@ -139,7 +151,7 @@ impl Apic {
 
     /// The processor priority: the task's, or the class of the highest vector in service where that is higher.
     pub fn processor_priority(&self) -> u8 {
-        let service = self.in_service.highest().unwrap_or(0) & 0xf0;
+        let service = self.in_service.highest() & 0xf0;
         if self.task_priority & 0xf0 >= service { self.task_priority } else { service }
     }
 
@@ -216,12 +228,22 @@ impl Apic {
         }
     }
 
+    /// Tells whether what [`Apic::next_deadline`] says may have changed by a write since this was asked last.
+    #[inline]
+    pub const fn take_retimed(&mut self) -> bool {
+        core::mem::replace(&mut self.retimed, false)
+    }
+
     /// Ends the service of the highest vector in service, if there is one.
     #[inline]
-    fn end_of_interrupt(&mut self) {
-        if let Some(vector) = self.in_service.highest() {
-            self.in_service.remove(vector);
-            self.update();
+    fn end_of_interrupt(&mut self) -> Ended {
+        match self.in_service.highest() {
+            0 => Ended::Nothing,
+            vector => {
+                self.in_service.remove(vector);
+                self.update();
+                Ended::Service
+            }
         }
     }
 
@@ -257,8 +279,7 @@ impl Apic {
 
     #[inline]
     fn update(&mut self) {
-        let requested = if self.is_on() { self.requests.highest().unwrap_or(0) } else { 0 };
-        let service = self.in_service.highest().unwrap_or(0);
-        self.candidate = if requested >> 4 > service >> 4 { requested } else { 0 };
+        let (requested, service) = (self.requests.highest(), self.in_service.highest());
+        self.candidate = if requested >> 4 > service >> 4 && self.is_on() { requested } else { 0 };
     }
 }

@@ -109,6 +109,7 @@ impl Apic {
     /// Writes the TSC deadline register, which does something in the mode of its name only; 0 disarms the timer.
     #[inline]
     pub fn set_tsc_deadline(&mut self, deadline: u64) {
+        self.retimed = true;
         if self.timer_mode() == TimerMode::TscDeadline {
             self.timer.deadline = if deadline == 0 { NEVER } else { deadline };
         }
@@ -126,6 +127,7 @@ impl Apic {
 
     /// Starts the count-down, or stops it with 0; in the mode of deadlines there is none.
     pub(super) fn set_initial_count(&mut self, count: u32, now: u64) {
+        self.retimed = true;
         if self.timer_mode() != TimerMode::TscDeadline {
             self.timer.initial = count;
             self.timer.start(count, now);
@@ -143,6 +145,7 @@ impl Apic {
 
     /// Changes the speed; what is left to count is counted at the new one.
     pub(super) fn set_divide(&mut self, divide: u32, now: u64) {
+        self.retimed = true;
         self.advance(now);
         let left = self.current_count(now);
         self.timer.divide = divide & 0b1011;

@@ -3,26 +3,36 @@
 use super::{Context, Next, shutdown};
 use crate::{
     apic::{MSR_FIRST, Message, Refused},
+    hw::{RCX, RDX},
+    insn::Opcode,
+    mem::GuestMemory,
+    shadow::ShadowMmu,
+    vcpu::Vcpu,
     x86::Exception,
 };
 
 /// The end-of-interrupt register, which is written most.
 const END_OF_INTERRUPT: u32 = MSR_FIRST + 0x0b;
 
-/// Writes an x2APIC register, and goes on at `next`.
+/// Whether this is a write of the register that ends interrupts.
 #[inline]
-pub(super) fn write_msr(context: &mut Context<'_>, index: u32, value: u64, next: u64) -> Next {
-    if index != END_OF_INTERRUPT {
-        return write_other(context, index, value, next);
-    }
-    match context.vcpu.end_of_interrupt(value) {
-        Ok(()) => context.skip_to(next),
-        Err(Refused) => context.inject(Exception::GP0),
-    }
+pub(super) fn is_end_of_interrupt(vcpu: &Vcpu) -> bool {
+    vcpu.registers().0[RCX] as u32 == END_OF_INTERRUPT
 }
 
+/// Carries out a WRMSR of the register that ends interrupts. By itself, since guests write it so often; what has an odd end is left to the rest of WRMSR.
+#[inline]
+pub(super) fn end_of_interrupt(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<()> {
+    let next = vcpu.next_rip(Opcode::WRMSR, mmu, memory)?;
+    let value = vcpu.registers().0[RDX] << 32 | vcpu.rax() & 0xffff_ffff;
+    vcpu.end_of_interrupt(value).ok()?;
+    vcpu.advance_to(next);
+    Some(())
+}
+
+/// Writes an x2APIC register, and goes on at `next`.
 #[inline(never)]
-fn write_other(context: &mut Context<'_>, index: u32, value: u64, next: u64) -> Next {
+pub(super) fn write_msr(context: &mut Context<'_>, index: u32, value: u64, next: u64) -> Next {
     let now = context.vcpu.guest_time(context.hw.tsc());
     match context.vcpu.change_apic(|apic| apic.write_msr(index, value, now)) {
         Ok(message) => {

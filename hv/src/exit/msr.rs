@@ -31,6 +31,12 @@ impl Direction {
 pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
     match direction {
         Direction::Read => rdmsr(context),
+        Direction::Write
+            if apic::is_end_of_interrupt(context.vcpu)
+                && apic::end_of_interrupt(context.vcpu, context.mmu, context.memory).is_some() =>
+        {
+            Next::Continue(())
+        }
         Direction::Write => {
             let Context { vcpu, mmu, memory, contract, hypervisor, hw } = context;
             wrmsr(Context { vcpu, mmu, memory, contract, hypervisor, hw: *hw })

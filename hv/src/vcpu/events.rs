@@ -263,8 +263,12 @@ impl Vcpu {
 
     /// Takes note of what the local APIC would deliver now.
     pub(super) fn follow_apic(&mut self) {
-        self.events.local = self.apic.highest_deliverable().unwrap_or(0);
-        self.events.look();
+        let local = self.apic.highest_deliverable().unwrap_or(0);
+        // One that has gone may be watched for.
+        if local != self.events.local {
+            self.events.local = local;
+            self.events.look();
+        }
     }
 
     /// Whether RFLAGS.IF is set, an interrupt shadow or not.

@@ -2,7 +2,7 @@
 
 use super::{Activity, HostTimer, Vcpu, cpu::Cpu};
 use crate::{
-    apic::{Apic, Message, Pin, Refused},
+    apic::{Apic, Ended, Message, Pin, Refused},
     hw::Hw,
 };
 
@@ -45,8 +45,7 @@ impl Vcpu {
     /// Ends the service of an interrupt: the guest wrote the x2APIC's register for that.
     #[inline]
     pub(crate) fn end_of_interrupt(&mut self, value: u64) -> Result<(), Refused> {
-        self.apic.write_end_of_interrupt(value)?;
-        if self.apic.highest_deliverable().is_some() {
+        if self.apic.write_end_of_interrupt(value)? == Ended::Service && self.apic.highest_deliverable().is_some() {
             self.follow_apic();
         }
         Ok(())
@@ -55,8 +54,15 @@ impl Vcpu {
     /// Lets the guest change its APIC; what that means for events, CR8 and the host's timer follows.
     pub(crate) fn change_apic<T>(&mut self, change: impl FnOnce(&mut Apic) -> T) -> T {
         let changed = change(&mut self.apic);
-        self.control.cr8 = self.apic.task_priority() >> 4;
-        self.timer = HostTimer::Stale;
+        let class = self.apic.task_priority() >> 4;
+        if class != self.control.cr8 {
+            self.control.cr8 = class;
+            self.look_at_events();
+        }
+        if self.apic.take_retimed() {
+            self.timer = HostTimer::Stale;
+            self.look_at_events();
+        }
         self.follow_apic();
         changed
     }

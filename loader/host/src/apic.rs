@@ -3,7 +3,7 @@
 
 use core::{
     ptr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use x86_64::{
@@ -71,6 +71,8 @@ pub(crate) struct Timer {
     limit: AtomicU64,
     /// When the guest does.
     guest: AtomicU64,
+    /// Nobody runs that would have to be called back.
+    waiting: AtomicBool,
     /// Timer ticks in 2^32 ticks of the time stamp counter.
     ratio: AtomicU64,
     /// How often it came.
@@ -82,7 +84,13 @@ const NEVER: u64 = u64::MAX;
 impl Timer {
     /// Makes a timer that is not armed.
     pub(crate) const fn new() -> Self {
-        Self { limit: AtomicU64::new(NEVER), guest: AtomicU64::new(NEVER), ratio: AtomicU64::new(0), count: AtomicU64::new(0) }
+        Self {
+            limit: AtomicU64::new(NEVER),
+            guest: AtomicU64::new(NEVER),
+            waiting: AtomicBool::new(false),
+            ratio: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        }
     }
 
     /// Returns how often it came.
@@ -92,21 +100,17 @@ impl Timer {
 
     /// Starts the count-down to the nearer of its times, or as much of it as the counter holds; for the guest it is at least `guest_ticks`.
     fn start(&self, guest_ticks: u64) {
-        let now = clock::now();
-        let limit = self.ticks(self.limit.load(Relaxed), now, NAG_TICKS);
-        let guest = self.ticks(self.guest.load(Relaxed), now, guest_ticks);
+        let (limit, guest) = (self.limit.load(Relaxed), self.guest.load(Relaxed));
+        let (time, least) = if guest <= limit { (guest, guest_ticks) } else { (limit, NAG_TICKS) };
         // 0 stops the timer.
-        Register::InitialCount.write([limit, guest].into_iter().flatten().min().unwrap_or(0));
+        Register::InitialCount.write(if time == NEVER { 0 } else { self.count_to(time).clamp(least, u32::MAX.into()) as u32 });
     }
 
-    /// What is left until a time, in timer ticks, but at least `least`; `None` where the time is never.
-    fn ticks(&self, time: u64, now: u64, least: u64) -> Option<u32> {
-        if time == NEVER {
-            return None;
-        }
-        let ticks = (u128::from(time.saturating_sub(now)) * u128::from(self.ratio.load(Relaxed))) >> 32;
-        let ticks = if ticks > u128::from(LONG_TICKS) { ticks - (ticks >> EARLY_SHIFT) } else { ticks };
-        Some(ticks.clamp(u128::from(least), u128::from(u32::MAX)) as u32)
+    /// What is left until a time, in timer ticks; a little less where that is long.
+    fn count_to(&self, time: u64) -> u64 {
+        let ticks = time.saturating_sub(clock::now());
+        let ticks = ((u128::from(ticks) * u128::from(self.ratio.load(Relaxed))) >> 32) as u64;
+        if ticks > LONG_TICKS { ticks - (ticks >> EARLY_SHIFT) } else { ticks }
     }
 }
 
@@ -190,7 +194,10 @@ impl hv::host::Timer for GuestTimer {
     fn arm(&self, deadline: Option<u64>) {
         let timer = &cpu::local().timer;
         timer.guest.store(deadline.unwrap_or(NEVER), Relaxed);
-        timer.start(GUEST_TICKS);
+        // An interrupt that is on its way for what is over does no harm.
+        if deadline.is_some() {
+            timer.start(GUEST_TICKS);
+        }
     }
 }
 
@@ -198,12 +205,14 @@ impl hv::host::Timer for GuestTimer {
 pub(crate) fn wait_until(until: u64) {
     let timer = &cpu::local().timer;
     let armed = timer.guest.swap(until, Relaxed);
+    timer.waiting.store(true, Relaxed);
     while clock::now() < until {
         // The interrupt waits for the HLT, and nothing runs that it could hold up.
         interrupts::disable();
         timer.start(1);
         interrupts::enable_and_hlt();
     }
+    timer.waiting.store(false, Relaxed);
     timer.guest.store(armed, Relaxed);
     timer.start(GUEST_TICKS);
 }
@@ -212,8 +221,10 @@ pub(crate) fn wait_until(until: u64) {
 pub(crate) fn on_timer() {
     let cpu::PerCpu { timer, kick, .. } = cpu::local();
     timer.count.fetch_add(1, Relaxed);
-    kick.raise();
-    timer.start(GUEST_TICKS);
+    if !timer.waiting.load(Relaxed) {
+        kick.raise();
+        timer.start(GUEST_TICKS);
+    }
     Register::EndOfInterrupt.write(0);
 }
 

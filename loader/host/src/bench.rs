@@ -19,7 +19,7 @@ use wire::{
     bench::{Benchmark, Frames, Handler, Loop, Measure, Register, Row, Seam, Summary, Task, layout},
 };
 
-use crate::{clock, report, watch::Processor};
+use crate::{apic, clock, report, watch::Processor};
 
 /// A present, writable, accessed entry, and a leaf that is dirty too.
 const TABLE_ENTRY: u64 = 0x23;
@@ -119,10 +119,12 @@ impl Bench<'_> {
         let rip = find_test(vm.memory(), &test.test);
         enter(&mut vm, rip, test.operations, &test.registers);
         let before = seam(&vm, cpu);
-        finish(&mut vm, cpu);
+        let still = finish(&mut vm, cpu) / test.operations.max(1);
         let seam = seam(&vm, cpu).combine(before, |after, before| after - before);
         let stamp = |at: u64| vm.memory().load(Gpa(layout::SAMPLES + at * 8)).unwrap_or(0);
-        Ok((summary((0..test.operations).map(|at| stamp(at + 1) - stamp(at)).collect()), seam))
+        // It stands still for as long in each operation.
+        let ticks = (0..test.operations).map(|at| (stamp(at + 1) - stamp(at)).saturating_sub(still));
+        Ok((summary(ticks.collect()), seam))
     }
 
     /// Two VMs that leave to the embedder by turns: what a stranger on the processor costs.
@@ -281,13 +283,19 @@ fn enter(vm: &mut Vm, rip: u64, operations: u64, registers: &[(Register, u64)]) 
     }
 }
 
-/// Runs until the guest says that it has finished; every other port is a ping.
-fn finish(vm: &mut Vm, cpu: &mut Cpu<Processor>) {
+/// Runs until the guest says that it has finished; every other port is a ping. Returns how long the processor stood still meanwhile.
+fn finish(vm: &mut Vm, cpu: &mut Cpu<Processor>) -> u64 {
+    let mut stood_still = 0;
     loop {
         match vm.run(cpu) {
+            Stop::Interrupted => {}
+            Stop::Idle { until } => {
+                stood_still += until.saturating_sub(clock::now());
+                apic::wait_until(until);
+            }
             Stop::Io { access, .. } if access.port() == INTERRUPT_PLEASE => vm.vcpu_mut().inject_interrupt(INTERRUPT),
             Stop::Io { access, .. } if access.port() != FINISHED => {}
-            Stop::Io { .. } => return,
+            Stop::Io { .. } => return stood_still,
             other => report::fail(format_args!("the benchmark guest stopped: {other}\n{:?}", vm.vcpu())),
         }
     }

@@ -119,6 +119,11 @@ pub const ROWS: &[Row] = &[
         .exits(1.01)
         .kvm("h_out_interrupt_iret")
         .missed("not optimised yet"),
+    row("apic/eoi-x2apic", exit("eoi")).target(150),
+    row("apic/timer-tick", Loop("timer_tick", TIMES, &[], Present))
+        .target(900)
+        .exits(3.01)
+        .missed("a WRMSR to the timer and the way through the host's own timer interrupt are not optimised yet"),
     row("vm/alternate", Alternate).target(250),
     row("cold/64k", ColdStart("cold_64k", 2 << 20)).target(15_000).kvm("e_cold_64K_2M_other_vm_alive_total"),
     row("cold/1m", ColdStart("cold_1m", 16 << 20)).target(30_000).kvm("e_cold_1M_16M_other_vm_alive_total"),
