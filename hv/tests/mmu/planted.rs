@@ -40,7 +40,7 @@ fn every_planted_bug_is_noticed() {
             chunks.map(|bugs| scope.spawn(move || bugs.iter().filter(|bug| !is_noticed(**bug)).copied().collect())).collect();
         threads.into_iter().flat_map(|thread| -> Vec<Bug> { thread.join().unwrap() }).collect()
     });
-    println!("planted bugs: {} of {} noticed", Bug::MMU.len() - missed.len(), Bug::MMU.len());
+    crate::tell(&format!("planted bugs: {} of {} noticed", Bug::MMU.len() - missed.len(), Bug::MMU.len()));
     assert!(missed.is_empty(), "nobody noticed {missed:?}");
 }
 
@@ -53,7 +53,7 @@ fn is_noticed(bug: Bug) -> bool {
         None if planted.was_asked() => "NOT NOTICED".into(),
         None => "NOT ASKED FOR by any code that ran".into(),
     };
-    println!("planted bug {bug:?}: {by}. ({})", bug.what().trim());
+    crate::tell(&format!("planted bug {bug:?}: {by}. ({})", bug.what().trim()));
     noticed.is_some()
 }
 

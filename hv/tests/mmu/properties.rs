@@ -73,8 +73,11 @@ fn flag(bit: u64, likely: f64) -> impl Strategy<Value = u64> {
 }
 
 /// An entry of a table: mostly a legal one that leads to another frame of this guest.
-fn entry() -> impl Strategy<Value = u64> {
-    let frame = (0..FRAMES).prop_map(layout::frame);
+///
+/// `focus` is how many frames of tables a guest uses: with few, they meet in more ways.
+fn entry(focus: usize) -> impl Strategy<Value = u64> {
+    // A frame of data hardly is a table.
+    let frame = prop_oneof![5 => 0..focus, 1 => TABLES..FRAMES].prop_map(layout::frame);
     let large = prop_oneof![Just(0u64), Just(0x20_0000), Just(0x40_0000)].prop_map(|page| page | PS);
     let outside = prop_oneof![Just(0x100_0000u64), Just(0x80_0000), Just(0xff_ffff_f000), Just(0x7f_c000_0000 | PS)];
     let target = prop_oneof![20 => frame, 3 => large, 1 => outside];
@@ -87,8 +90,8 @@ fn entry() -> impl Strategy<Value = u64> {
     })
 }
 
-fn pdpte() -> impl Strategy<Value = u64> {
-    let target = (0..TABLES).prop_map(layout::frame);
+fn pdpte(focus: usize) -> impl Strategy<Value = u64> {
+    let target = (0..focus).prop_map(layout::frame);
     (target, flag(P, 0.9), flag(0xe18, 0.1), flag(1 << 5, 0.03))
         .prop_map(|(target, p, ignored, reserved)| target | p | ignored | reserved)
 }
@@ -104,7 +107,8 @@ fn access() -> impl Strategy<Value = Access> {
     })
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op(focus: usize) -> impl Strategy<Value = Op> {
+    let addresses = focus.min(ADDRESSES);
     let offset = prop_oneof![6 => (0..WORDS.len()).prop_map(|word| WORDS[word] as u64 * 8), 1 => Just(CROSSING)];
     let bytes = prop_oneof![Just(8u8), Just(4), Just(1)];
     let toggle = prop_oneof![
@@ -117,31 +121,35 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     let mode = prop_oneof![1 => Just(Mode::Unpaged), 2 => Just(Mode::TwoLevel), 2 => Just(Mode::Pae), 3 => Just(Mode::Long)];
     prop_oneof![
-        40 => (0..ADDRESSES, offset, access(), bytes, entry())
+        40 => (0..addresses, offset, access(), bytes, entry(focus))
             .prop_map(|(address, offset, access, bytes, value)| Op::Access { address, offset, access, bytes, value }),
-        4 => (0..TABLES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::KernelWrite { frame, word, value }),
-        2 => (0..FRAMES, 0..WORDS.len(), entry()).prop_map(|(frame, word, value)| Op::HostWrite { frame, word, value }),
-        10 => (0..ADDRESSES, 0..4usize, entry()).prop_map(|(address, depth, value)| Op::EditEntry { address, depth, value }),
-        2 => (0..ADDRESSES, 0..WORDS.len(), entry()).prop_map(|(address, word, value)| Op::HostWriteTo { address, word, value }),
+        4 => (0..focus, 0..WORDS.len(), entry(focus)).prop_map(|(frame, word, value)| Op::KernelWrite { frame, word, value }),
+        2 => (0..FRAMES, 0..WORDS.len(), entry(focus)).prop_map(|(frame, word, value)| Op::HostWrite { frame, word, value }),
+        10 => (0..addresses, 0..4usize, entry(focus)).prop_map(|(address, depth, value)| Op::EditEntry { address, depth, value }),
+        2 => (0..addresses, 0..WORDS.len(), entry(focus)).prop_map(|(address, word, value)| Op::HostWriteTo { address, word, value }),
         2 => Just(Op::ReloadCr3),
         1 => Just(Op::MoveCode),
         1 => Just(Op::Cpuid),
-        1 => (0..2usize, 0..3usize, pdpte()).prop_map(|(table, index, value)| Op::WritePdpte { table, index, value }),
-        5 => (0..ADDRESSES).prop_map(Op::Invlpg),
-        2 => (0..TABLES).prop_map(Op::LoadCr3),
+        1 => (0..2usize, 0..3usize, pdpte(focus)).prop_map(|(table, index, value)| Op::WritePdpte { table, index, value }),
+        5 => (0..addresses).prop_map(Op::Invlpg),
+        2 => (0..focus).prop_map(Op::LoadCr3),
         1 => toggle.prop_map(Op::Toggle),
-        1 => (mode, 0..TABLES).prop_map(|(mode, root)| Op::Switch(mode, root)),
+        1 => (mode, 0..focus).prop_map(|(mode, root)| Op::Switch(mode, root)),
         1 => Just(Op::ChangeCpu),
         1 => Just(Op::RunOther),
     ]
 }
 
-fn config() -> impl Strategy<Value = Config> {
+fn config(focus: usize) -> impl Strategy<Value = Config> {
     // NRIP-save, clean bits, flush-by-ASID, decode assists.
     let features = (flag(1 << 3, 0.5), flag(1 << 5, 0.5), flag(1 << 6, 0.5), flag(1 << 7, 0.5));
-    (features, any::<bool>(), vec(entry(), TABLES * WORDS.len())).prop_map(|((nrip, clean, flush, decode), speculates, words)| {
-        Config { features: (nrip | clean | flush | decode) as u32, speculates, words }
-    })
+    (features, any::<bool>(), vec(entry(focus), TABLES * WORDS.len())).prop_map(
+        |((nrip, clean, flush, decode), speculates, words)| Config {
+            features: (nrip | clean | flush | decode) as u32,
+            speculates,
+            words,
+        },
+    )
 }
 
 /// The top table with that number, for the mode.
@@ -204,7 +212,7 @@ pub fn random_guests(seed: u64, steps: usize, on_failure: Failure) -> Result<(),
     let mut bytes = [0x5a; 16];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::XorShift, &bytes);
-    let guests = (config(), vec(op(), 1..STEPS_OF_A_GUEST));
+    let guests = (3..=TABLES).prop_flat_map(|focus| (config(focus), vec(op(focus), 1..STEPS_OF_A_GUEST)));
     let result = TestRunner::new_with_rng(config_of_runner, rng).run(&guests, |(config, ops)| {
         run(&config, &ops);
         Ok(())
@@ -221,10 +229,10 @@ fn a_guest_never_sees_what_the_manual_forbids() {
     let deep = std::env::var("HV_DEEP").is_ok();
     let result = random_guests(seed, if deep { 1_000_000 } else { 30_000 }, Failure::Shrink);
     let tally = TALLY.get();
-    println!(
+    crate::tell(&format!(
         "mmu: seed {seed}, {} guests, {} steps, {} accesses ({} faults, {} stale, {} outside or denied), {} changes of mode",
         tally.machines, tally.steps, tally.accesses, tally.faults, tally.stale, tally.outside, tally.switches
-    );
+    ));
     if let Err(why) = result {
         panic!("{why}");
     }
