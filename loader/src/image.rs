@@ -70,7 +70,7 @@ impl Image {
         let tables = layout.tables().start;
         memory.write(Gpa(tables), layout.table_words().as_bytes())?;
         let entry = EntryState::Long { rip: plan.entry(), rsp: layout.stack_pointer(), rdi: INFO_ADDRESS, cr3: tables };
-        Ok(Self { base: memory.freeze()?, entry, info: layout.boot_info() })
+        Ok(Self { base: memory.freeze(), entry, info: layout.boot_info() })
     }
 
     /// Makes a VM that is about to enter the image.

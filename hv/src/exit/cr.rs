@@ -92,13 +92,14 @@ pub(super) fn write(context: &mut Context<'_>, number: u8, value: u64, next: u64
 
 /// Lets a legal change take effect, and goes on at `next`. If the host has no memory for it, nothing has changed, and the instruction can be tried again.
 pub(super) fn change(context: &mut Context<'_>, control: &ControlRegisters, cached: Cached, next: u64) -> Next {
+    let paging = control.paging();
     if cached == Cached::Goes {
-        match context.mmu.load_root(&control.paging()) {
+        match context.mmu.load_root(&paging) {
             Ok(duty) => context.vcpu.owe(duty),
             Err(error) => return Next::Break(Stop::Host(error)),
         }
     }
-    context.vcpu.set_control(control);
+    context.vcpu.set_control(control, &paging);
     context.skip_to(next)
 }
 

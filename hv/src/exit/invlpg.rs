@@ -10,24 +10,33 @@ use crate::{
 
 /// Forgets the translation that the operand names. A non-canonical address names none.
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    let bytes = context.vcpu.instruction(context.mmu, context.memory);
     let code = context.vcpu.code_mode();
-    let Ok(found) = insn::decode(bytes.padded(), code.bits()) else {
-        return unhandled(context.vcpu);
+    let first = context.vcpu.first_bytes(context.mmu, context.memory);
+    let (address, next) = match first.and_then(|word| insn::plain_invlpg(code.bits(), word)) {
+        Some((register, length)) => (Gva(context.vcpu.register(register)), context.vcpu.rip_behind(length)),
+        None => match any_form(context, code) {
+            Some(found) => found,
+            None => return unhandled(context.vcpu),
+        },
     };
+    let duty = context.mmu.invalidate(address);
+    context.vcpu.owe(duty);
+    context.skip_to(next)
+}
+
+/// The address that the operand of any form names, and the address behind the instruction.
+#[cold]
+fn any_form(context: &mut Context<'_>, code: CodeMode) -> Option<(Gva, u64)> {
+    let bytes = context.vcpu.instruction(context.mmu, context.memory);
+    let found = insn::decode(bytes.padded(), code.bits()).ok().filter(|found| found.operation == Operation::Invlpg)?;
     let next = context.vcpu.rip_behind(found.length.into());
-    let operand = found.memory_operand(|number| context.vcpu.register(number), next);
-    let Some((segment, offset)) = operand.filter(|_| found.operation == Operation::Invlpg) else {
-        return unhandled(context.vcpu);
-    };
+    let (segment, offset) = found.memory_operand(|number| context.vcpu.register(number), next)?;
     let address = if context.vcpu.features().contains(Features::DECODE_ASSISTS) {
         Gva(context.vcpu.vmcb().control.exit_info_1)
     } else {
         linear(context, code, segment, offset)
     };
-    let duty = context.mmu.invalidate(address);
-    context.vcpu.owe(duty);
-    context.skip_to(next)
+    Some((address, next))
 }
 
 /// The linear address; INVLPG checks no limits.

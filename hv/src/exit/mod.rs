@@ -32,7 +32,7 @@ use core::ops::ControlFlow;
 use crate::{
     contract::Contract,
     hw::Hw,
-    insn::{ControlAccess, Opcode, control_access},
+    insn::{ControlAccess, Opcode, control_access, plain_control_access},
     mem::GuestMemory,
     shadow::ShadowMmu,
     svm::ExitCode,
@@ -117,8 +117,12 @@ impl Context<'_> {
 
     /// Decodes the control- or debug-register instruction at RIP; gives also the address behind it.
     fn control_access(&mut self) -> Option<(ControlAccess, u64)> {
-        let bytes = self.vcpu.instruction(self.mmu, self.memory);
-        let (access, length) = control_access(self.vcpu.code_mode().bits(), bytes.as_slice())?;
+        let code = self.vcpu.code_mode().bits();
+        let first = self.vcpu.first_bytes(self.mmu, self.memory);
+        let (access, length) = match first.and_then(|word| plain_control_access(code, word)) {
+            Some(plain) => plain,
+            None => control_access(code, self.vcpu.instruction(self.mmu, self.memory).as_slice())?,
+        };
         Some((access, self.vcpu.rip_behind(length)))
     }
 

@@ -35,7 +35,34 @@ pub enum ControlAccess {
     },
 }
 
+/// Decodes MOV with no prefix but REX, by far the commonest such instruction, out of its first four bytes; tells its length too.
+#[inline]
+pub fn plain_control_access(code: CodeBits, word: u32) -> Option<(ControlAccess, u64)> {
+    let has_rex = code == CodeBits::Bits64 && word & 0xf0 == 0x40;
+    let (rex, word, length) = if has_rex { (word, word >> 8, 4) } else { (0, word, 3) };
+    if word & 0xfcff != 0x200f {
+        return None;
+    }
+    let modrm = word >> 16;
+    let number = ((modrm >> 3 & 7) | (rex & 4) << 1) as u8;
+    let gpr = ((modrm & 7) | (rex & 1) << 3) as u8;
+    Some((if word & 0x0200 == 0 { ControlAccess::Read { number, gpr } } else { ControlAccess::Write { number, gpr } }, length))
+}
+
+/// Decodes INVLPG of the page that a general register points to, in 64-bit code with no prefix but REX, by far the commonest form, out of its first four bytes;
+/// tells the register, by its encoding, and the length.
+#[inline]
+pub fn plain_invlpg(code: CodeBits, word: u32) -> Option<(u8, u64)> {
+    let has_rex = word & 0xf0 == 0x40;
+    let (rex, word, length) = if has_rex { (word, word >> 8, 4) } else { (0, word, 3) };
+    let base = word >> 16 & 7;
+    // Four and five stand for longer forms.
+    let plain = code == CodeBits::Bits64 && word & 0x00f8_ffff == 0x0038_010f && base & 6 != 4;
+    plain.then_some(((base | (rex & 1) << 3) as u8, length))
+}
+
 /// Decodes such an instruction; tells its length in bytes too. `None` when the bytes are another one.
+#[cold]
 pub fn control_access(code: CodeBits, bytes: &[u8]) -> Option<(ControlAccess, u64)> {
     let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
     // AMD's way to CR8 outside 64-bit mode (APM vol. 3, MOV CRn).
@@ -104,6 +131,8 @@ mod tests {
                     let bytes = [prefix, &[0x0f, opcode, modrm], &[0x90; 4]].concat();
                     let (mnemonic, length) = full(bits, &bytes);
                     let ours = control_access(code, &bytes);
+                    let plain = plain_control_access(code, u32::from_le_bytes(bytes[..4].try_into().unwrap()));
+                    assert!(plain.is_none() || plain == ours, "{bytes:x?}: {plain:?} instead of {ours:?}");
                     match mnemonic {
                         Mnemonic::Clts => assert_eq!(ours, Some((ControlAccess::ClearTaskSwitched, length))),
                         Mnemonic::Smsw => assert!(matches!(ours, Some((ControlAccess::StoreStatus { .. }, l)) if l == length)),
@@ -133,6 +162,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_plain_form_of_invlpg_is_what_a_full_decoder_takes_it_for() {
+        let mut plain = 0;
+        for rex in [0x90u8, 0x40, 0x41, 0x48, 0x4f] {
+            for modrm in 0..=0xffu8 {
+                let bytes = [&[rex][usize::from(rex == 0x90)..], &[0x0f, 0x01, modrm, 0x11, 0x22, 0x33, 0x44, 0x55]].concat();
+                let word = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+                assert_eq!(plain_invlpg(CodeBits::Bits32, word), None);
+                let Some((register, length)) = plain_invlpg(CodeBits::Bits64, word) else { continue };
+                let decoded = Decoder::new(64, &bytes, DecoderOptions::AMD).decode();
+                assert_eq!((decoded.mnemonic(), decoded.len() as u64), (Mnemonic::Invlpg, length), "{bytes:x?}");
+                assert_eq!((decoded.memory_base().number(), decoded.memory_displacement64()), (usize::from(register), 0));
+                plain += 1;
+            }
+        }
+        assert_eq!(plain, 5 * 6);
     }
 
     #[test]

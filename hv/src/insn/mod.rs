@@ -37,7 +37,7 @@ mod stack;
 mod string;
 mod vector;
 
-pub use control::{ControlAccess, control_access};
+pub use control::{ControlAccess, control_access, plain_control_access, plain_invlpg};
 pub use decode::{Address, Instruction, Operand, Undecodable, decode};
 pub use exchange::{Exchange, Transfer, Way};
 pub use execute::{Outcome, Unsupported, emulate};

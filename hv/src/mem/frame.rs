@@ -264,11 +264,6 @@ impl<T: FromBytes + IntoBytes> Page<T> {
     pub fn view(&mut self) -> FrameRef<'_> {
         self.frame.view()
     }
-
-    /// Raw access to the frame's bytes, to copy them.
-    pub(super) fn frame_view(&self) -> FrameRef<'_> {
-        self.frame.view()
-    }
 }
 
 impl<T: FromBytes + IntoBytes> Deref for Page<T> {

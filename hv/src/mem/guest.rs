@@ -1,13 +1,13 @@
 //! Guest memory: which host frame stands behind a guest frame.
 //!
 //! Memory is a private overlay over a shared, immutable [`Base`] (an image, a snapshot). Both are directories of chunks, a chunk being a
-//! frame of 512 slots; an overlay's chunk starts as a copy of the base's, so that one look-up finds either. A frame is
+//! frame of 512 slots; an overlay uses the base's chunks until it has to change one, so that one look-up finds either. A frame is
 //! private to this memory, or shared: then it is copied before the first write. What nobody has touched is zero and has no frame.
 //!
 //! Beside that, a frame has [`HostRights`]: what the guest may do with it whatever its own tables say.
 #![expect(unsafe_code, reason = "slots hold the addresses of frames that this memory, or its base, keeps alive")]
 
-use super::frame::{Frame, FrameRef, Frames, Page};
+use super::frame::{Frame, FrameRef, Frames};
 use crate::{
     addr::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE},
     error::Error,
@@ -34,7 +34,10 @@ const NO_WRITE: Slot = 4;
 const NO_EXECUTE: Slot = 8;
 const ADDRESS: Slot = 0x000f_ffff_ffff_f000;
 
-type Chunk = Page<[Slot; CHUNK_SLOTS]>;
+/// A chunk: the address of its page of slots, and in [`OWN`] whether that is this directory's own; 0 where there is none.
+type Chunk = u64;
+/// The page of slots is this directory's own, not that of one below.
+const OWN: Chunk = 1;
 
 /// What an access is going to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +96,12 @@ impl GuestFrame {
         Hpa(self.slot() & ADDRESS)
     }
 
+    /// What else is known of it, as one word: frames with the same allow the same.
+    #[inline]
+    pub const fn kind(self) -> u64 {
+        self.slot() & !ADDRESS
+    }
+
     /// What the host lets the guest do with it.
     pub const fn rights(self) -> HostRights {
         HostRights::decode(self.slot())
@@ -148,7 +157,7 @@ impl Drop for Layer {
 
 struct Directory {
     frames: Frames,
-    chunks: Vec<Option<Chunk>>,
+    chunks: Vec<Chunk>,
     pages: u64,
     /// What frames that nobody has touched yet will allow: the flags of their slots.
     untouched: Slot,
@@ -165,27 +174,51 @@ impl Directory {
         let count = pages.div_ceil(CHUNK_SLOTS as u64) as usize;
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
-        chunks.resize_with(count, || None);
+        chunks.resize(count, 0);
         Ok(Self { frames, chunks, pages, untouched: 0, hole })
+    }
+
+    /// A directory that uses all the chunks of another, which must live longer.
+    fn over(below: &Self) -> Result<Self, Error> {
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(below.chunks.len()).map_err(|_| Error::NoHeap)?;
+        chunks.extend(below.chunks.iter().map(|chunk| chunk & !OWN));
+        let Self { frames, pages, untouched, .. } = *below;
+        Ok(Self { frames, chunks, pages, untouched, hole: below.hole.clone() })
+    }
+
+    /// The slots of a chunk, if it has any.
+    #[inline]
+    fn slots(&self, chunk: usize) -> Option<FrameRef<'_>> {
+        let page = *self.chunks.get(chunk)?;
+        // SAFETY: a non-zero chunk is a frame that this directory owns, or one below it, which its owner keeps alive; it is given back only in `release`.
+        (page != 0).then(|| unsafe { self.frames.view(Hpa(page & ADDRESS)) })
     }
 
     /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
     #[inline]
-    fn slot(&self, gfn: Gfn, base: Option<&Base>) -> Option<Slot> {
+    fn slot(&self, gfn: Gfn) -> Option<Slot> {
         if gfn.0 >= self.pages {
             return None;
         }
-        match (&self.chunks[gfn.chunk()], base) {
-            (Some(chunk), _) => Some(chunk[gfn.place()]),
-            (None, Some(base)) => base.0.directory.slot(gfn, None),
-            (None, None) if self.hole.contains(&gfn.chunk()) => None,
-            (None, None) => Some(0),
+        match self.slots(gfn.chunk()) {
+            Some(slots) => Some(slots.load(gfn.place())),
+            None => self.no_slot(gfn),
         }
     }
 
+    /// What stands for the slot of `gfn` where its chunk has none.
+    #[cold]
+    fn no_slot(&self, gfn: Gfn) -> Option<Slot> {
+        if self.hole.contains(&gfn.chunk()) { None } else { Some(0) }
+    }
+
     fn release(&mut self, ours: impl Fn(Slot) -> bool) {
-        for chunk in self.chunks.iter().flatten() {
-            for &slot in chunk.iter().filter(|&&slot| slot != 0 && ours(slot)) {
+        for &chunk in self.chunks.iter().filter(|chunk| **chunk & OWN != 0) {
+            // SAFETY: the chunk's page is this directory's own, put there by `Frame::into_hpa`; the directory is being dropped, so nobody turns it back again.
+            let page = unsafe { self.frames.reclaim(Hpa(chunk & ADDRESS)) };
+            let slots = (0..CHUNK_SLOTS).map(|place| page.view().load(place));
+            for slot in slots.filter(|&slot| slot != 0 && ours(slot)) {
                 // SAFETY: the slot is one that this directory's owner put a frame of its own in, by `Frame::into_hpa`; the directory is being
                 // dropped, so nobody turns it back again.
                 drop(unsafe { self.frames.reclaim(Hpa(slot & ADDRESS)) });
@@ -236,31 +269,22 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::NoHeap`].
     pub fn over(base: &Base) -> Result<Self, Error> {
-        let mut directory = Directory::new(base.0.directory.frames, base.size(), base.0.directory.hole.clone())?;
-        directory.untouched = base.0.directory.untouched;
+        let directory = Directory::over(&base.0.directory)?;
         Ok(Self { directory, base: Some(base.clone()), counts: PageCounts::default() })
     }
 
     /// Makes this memory immutable, to be shared by others.
-    ///
-    /// # Errors
-    /// [`Error::NoFrames`] or [`Error::NoHeap`] when the look-up structures cannot be completed.
-    pub fn freeze(mut self) -> Result<Base, Error> {
-        if self.base.is_some() {
-            let hole = self.directory.hole.clone();
-            for chunk in (0..self.directory.chunks.len()).filter(|chunk| !hole.contains(chunk)) {
-                self.own_chunk(chunk)?;
-            }
-        }
-        let hole = core::mem::take(&mut self.directory.hole);
+    pub fn freeze(mut self) -> Base {
         let Directory { frames, pages, untouched, .. } = self.directory;
-        let mut chunks = core::mem::take(&mut self.directory.chunks);
-        for chunk in chunks.iter_mut().flatten() {
-            for slot in chunk.iter_mut().filter(|slot| **slot != 0) {
-                *slot = if *slot & SHARED != 0 { *slot & !OWNED } else { *slot | SHARED | OWNED };
+        let hole = core::mem::take(&mut self.directory.hole);
+        let own = |chunk: &usize| self.directory.chunks[*chunk] & OWN != 0;
+        for slots in (0..self.directory.chunks.len()).filter(own).filter_map(|chunk| self.directory.slots(chunk)) {
+            for (place, slot) in (0..CHUNK_SLOTS).map(|place| (place, slots.load(place))).filter(|(_, slot)| *slot != 0) {
+                slots.store(place, if slot & SHARED != 0 { slot & !OWNED } else { slot | SHARED | OWNED });
             }
         }
-        Ok(Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched, hole }, _below: self.base.take() })))
+        let chunks = core::mem::take(&mut self.directory.chunks);
+        Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched, hole }, _below: self.base.take() }))
     }
 
     /// Sets what the host lets the guest do with the frames in a range that have been touched, before a virtual CPU has run.
@@ -269,10 +293,9 @@ impl GuestMemory {
     /// [`Error::OutsideMemory`] when the range leaves memory, [`Error::NoFrames`].
     pub fn restrict(&mut self, frames: Range<Gfn>, rights: HostRights) -> Result<(), Error> {
         for gfn in (frames.start.0..frames.end.0).map(Gfn) {
-            let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
+            let slot = self.directory.slot(gfn).ok_or(Error::OutsideMemory(gfn.gpa()))?;
             if slot != 0 {
-                let slots = self.own_chunk(gfn.chunk())?;
-                slots[gfn.place()] = slot & !(NO_WRITE | NO_EXECUTE) | rights.encode();
+                self.own_slots(gfn.chunk())?.store(gfn.place(), slot & !(NO_WRITE | NO_EXECUTE) | rights.encode());
             }
         }
         Ok(())
@@ -296,16 +319,13 @@ impl GuestMemory {
     /// Tells which host frame stands behind `gfn`, if any does: `None` outside memory and for a frame never touched.
     #[inline]
     pub fn present(&self, gfn: Gfn) -> Option<GuestFrame> {
-        self.directory.slot(gfn, self.base.as_ref()).and_then(GuestFrame::of)
+        self.directory.slot(gfn).and_then(GuestFrame::of)
     }
 
     /// The frames of the chunk that `gfn` belongs to, if any was ever touched.
     #[inline]
     pub fn chunk(&self, gfn: Gfn) -> Option<FrameChunk<'_>> {
-        let chunk = gfn.chunk();
-        let own = self.directory.chunks.get(chunk)?.as_ref();
-        let below = || self.base.as_ref()?.0.directory.chunks[chunk].as_ref();
-        own.or_else(below).map(|slots| FrameChunk(slots))
+        self.directory.slots(gfn.chunk()).map(FrameChunk)
     }
 
     /// Puts a host frame behind `gfn`, fit for `intent`: a zeroed one at the first touch, a private copy of a shared one at the first write that the host allows.
@@ -313,7 +333,7 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
-        let slot = self.directory.slot(gfn, self.base.as_ref()).ok_or(Error::OutsideMemory(gfn.gpa()))?;
+        let slot = self.directory.slot(gfn).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         let Some(frame) = GuestFrame::of(slot) else {
             return Ok((self.first_touch(gfn)?, Touched::Zeroed));
         };
@@ -357,7 +377,7 @@ impl GuestMemory {
     /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
     #[inline]
     pub fn load(&self, gpa: Gpa) -> Option<u64> {
-        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref())?;
+        let slot = self.directory.slot(gpa.gfn())?;
         Some(if slot == 0 { 0 } else { self.view(slot).load(gpa.page_offset() / 8) })
     }
 
@@ -365,7 +385,7 @@ impl GuestMemory {
     ///
     /// Returns whether the word was `old`, or `None` when the frame is outside memory, or not private, or the guest may not write it.
     pub fn compare_exchange(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
-        let slot = self.directory.slot(gpa.gfn(), self.base.as_ref())?;
+        let slot = self.directory.slot(gpa.gfn())?;
         (slot != 0 && slot & (SHARED | NO_WRITE) == 0).then(|| self.view(slot).compare_exchange(gpa.page_offset() / 8, old, new))
     }
 
@@ -376,7 +396,7 @@ impl GuestMemory {
     pub fn read(&self, gpa: Gpa, mut into: &mut [u8]) -> Result<(), Error> {
         let mut at = gpa;
         while !into.is_empty() {
-            let slot = self.directory.slot(at.gfn(), self.base.as_ref()).ok_or(Error::OutsideMemory(at))?;
+            let slot = self.directory.slot(at.gfn()).ok_or(Error::OutsideMemory(at))?;
             let count = into.len().min(PAGE_SIZE - at.page_offset());
             let (now, rest) = into.split_at_mut(count);
             if slot == 0 {
@@ -421,45 +441,47 @@ impl GuestMemory {
 
     #[inline]
     fn put(&mut self, gfn: Gfn, frame: Frame, rights: Slot) -> Result<GuestFrame, Error> {
-        let slots = match &mut self.directory.chunks[gfn.chunk()] {
-            Some(slots) => slots,
-            None => self.own_chunk(gfn.chunk())?,
-        };
+        let slots = self.own_slots(gfn.chunk())?;
         let slot = frame.into_hpa().0 | rights;
-        slots[gfn.place()] = slot;
+        slots.store(gfn.place(), slot);
         GuestFrame::of(slot).ok_or(Error::NoFrames)
     }
 
+    /// The slots of a chunk of memory, to be changed.
+    #[inline]
+    fn own_slots(&mut self, chunk: usize) -> Result<FrameRef<'_>, Error> {
+        if self.directory.chunks[chunk] & OWN == 0 {
+            self.own_chunk(chunk)?;
+        }
+        self.directory.slots(chunk).ok_or(Error::NoFrames)
+    }
+
     #[cold]
-    fn own_chunk(&mut self, chunk: usize) -> Result<&mut Chunk, Error> {
-        if self.directory.chunks[chunk].is_none() {
-            let frame = self.directory.frames.take()?;
-            match self.base.as_ref().and_then(|base| base.0.directory.chunks[chunk].as_ref()) {
-                Some(below) => {
-                    let mut slots = Chunk::new(frame);
-                    slots.view().copy_from(below.frame_view());
-                    self.counts.copied += 1;
-                    self.directory.chunks[chunk] = Some(slots);
-                }
-                None => {
-                    frame.view().zero();
-                    self.counts.zeroed += 1;
-                    self.directory.chunks[chunk] = Some(Chunk::new(frame));
-                }
+    fn own_chunk(&mut self, chunk: usize) -> Result<(), Error> {
+        let page = self.directory.frames.take()?;
+        match self.directory.slots(chunk) {
+            Some(below) => {
+                page.view().copy_from(below);
+                self.counts.copied += 1;
+            }
+            None => {
+                page.view().zero();
+                self.counts.zeroed += 1;
             }
         }
-        self.directory.chunks[chunk].as_mut().ok_or(Error::NoFrames)
+        self.directory.chunks[chunk] = page.into_hpa().0 | OWN;
+        Ok(())
     }
 }
 
 /// The frames of one chunk.
-pub struct FrameChunk<'a>(&'a [Slot; CHUNK_SLOTS]);
+pub struct FrameChunk<'a>(FrameRef<'a>);
 
 impl FrameChunk<'_> {
     /// Tells which host frame stands at a place of the chunk, if any does; beyond its 512 places none does.
     #[inline]
     pub fn at(&self, place: usize) -> Option<GuestFrame> {
-        self.0.get(place).copied().and_then(GuestFrame::of)
+        if place < CHUNK_SLOTS { GuestFrame::of(self.0.load(place)) } else { None }
     }
 }
 
@@ -490,9 +512,9 @@ mod tests {
         };
         let mut memory = GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(2 * MIB)..Gpa(6 * MIB)).unwrap();
         outside(&mut memory);
-        let mut over = GuestMemory::over(&memory.freeze().unwrap()).unwrap();
+        let mut over = GuestMemory::over(&memory.freeze()).unwrap();
         outside(&mut over);
-        outside(&mut GuestMemory::over(&over.freeze().unwrap()).unwrap());
+        outside(&mut GuestMemory::over(&over.freeze()).unwrap());
         assert!(GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(MIB)..Gpa(6 * MIB)).is_err());
     }
 
@@ -528,7 +550,7 @@ mod tests {
         let arena = Arena::leak(32);
         let mut image = GuestMemory::new(arena.frames(), MIB).unwrap();
         image.write(Gpa(0x5000), b"shared").unwrap();
-        let base = image.freeze().unwrap();
+        let base = image.freeze();
         let before = arena.live();
         let mut a = GuestMemory::over(&base).unwrap();
         let b = GuestMemory::over(&base).unwrap();
@@ -557,7 +579,7 @@ mod tests {
         image.restrict(Gfn(2)..Gfn(3), HostRights::WRITE).unwrap();
         image.restrict_untouched(HostRights::WRITE);
         assert_eq!(image.restrict(Gfn(255)..Gfn(257), HostRights::all()), Err(Error::OutsideMemory(Gpa(MIB))));
-        let mut memory = GuestMemory::over(&image.freeze().unwrap()).unwrap();
+        let mut memory = GuestMemory::over(&image.freeze()).unwrap();
         let rights = |memory: &GuestMemory, gfn| memory.present(Gfn(gfn)).map(GuestFrame::rights);
         assert_eq!(rights(&memory, 1), Some(HostRights::EXECUTE));
         // The host itself may write anywhere; the guest's rights stay.
@@ -576,9 +598,9 @@ mod tests {
         let mut image = GuestMemory::new(arena.frames(), 4 * MIB).unwrap();
         image.write(Gpa(0x5000), b"one").unwrap();
         image.write(Gpa(0x20_0000), b"far").unwrap();
-        let mut upper = GuestMemory::over(&image.freeze().unwrap()).unwrap();
+        let mut upper = GuestMemory::over(&image.freeze()).unwrap();
         upper.write(Gpa(0x6000), b"two").unwrap();
-        let base = upper.freeze().unwrap();
+        let base = upper.freeze();
         let memory = GuestMemory::over(&base).unwrap();
         drop(base);
         for (at, text) in [(0x5000, b"one"), (0x6000, b"two"), (0x20_0000, b"far")] {

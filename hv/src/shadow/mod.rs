@@ -60,6 +60,9 @@ use walk::{index, span};
 /// Most shadow tables of one VM (64 MiB of frames): with one more, all are dropped and filled anew. Tests get there soon.
 const MAX_TABLES: usize = if cfg!(any(test, feature = "model")) { 48 } else { 16 * 1024 };
 
+/// Epochs count in steps of this; below it stands the number of the root.
+const EPOCH: u64 = 1 << 16;
+
 /// What is known of 2 MiB of linear addresses: what the processor would keep in its page-walk cache, and the shadow table that serves them.
 #[derive(Clone, Copy, Debug)]
 struct Region {
@@ -100,6 +103,17 @@ enum Pages {
     Large(Entry, Gfn),
 }
 
+impl Pages {
+    /// The last-level entry with that index: `leaf`, which was found, or one made up for a large page.
+    #[inline]
+    fn entry_or(self, leaf: Entry, index: usize) -> Entry {
+        match self {
+            Self::Large(entry, first) => piece_of_large(entry, first, index),
+            _ => leaf,
+        }
+    }
+}
+
 /// The last-level entry that a large page would have for its piece `index`, counted from the frame `first`.
 #[inline]
 fn piece_of_large(entry: Entry, first: Gfn, index: usize) -> Entry {
@@ -131,6 +145,8 @@ pub struct ShadowMmu {
     /// Tables that the guest may have changed since they were filled.
     unsync: Vec<u32>,
     root: u32,
+    /// The root, and the one before it: guests come back.
+    last_roots: [u32; 2],
     /// The level of the root: 4, or 3 outside long mode.
     top: usize,
     /// The region that was filled last.
@@ -150,6 +166,7 @@ impl ShadowMmu {
             quarantine: Vec::new(),
             unsync: Vec::new(),
             root: 0,
+            last_roots: [0; 2],
             top: LEVELS,
             recent: Region::NONE,
             epoch: 0,
@@ -164,10 +181,16 @@ impl ShadowMmu {
         self.tables.get(self.root).frame.hpa()
     }
 
-    /// Changes with every translation that is removed or replaced: what was learnt from the tables before may be wrong after.
+    /// Changes with every translation that is removed or replaced, and with the root: what was learnt from the tables before may be wrong while it differs.
     #[inline]
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Begins a new epoch on the same root.
+    #[inline]
+    pub(super) const fn bump(&mut self) {
+        self.epoch += EPOCH;
     }
 
     /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
@@ -189,23 +212,33 @@ impl ShadowMmu {
         address: Gva,
         access: Access,
     ) -> Result<(Outcome, FlushDuty), Error> {
-        match self.fill_empty(memory, paging, address, access) {
-            Some(()) => Ok((Outcome::Filled, FlushDuty::None)),
+        match self.serve_recent(memory, paging, address, access) {
+            Some(outcome) => Ok((outcome, FlushDuty::None)),
             None => self.fill_any(memory, paging, address, access),
         }
     }
 
-    /// Serves the common fault: `address` lies in the region that was filled last, nothing in the guest's tables has to be set or refused, and no entry has to go.
-    /// `None` where that does not hold; nothing has changed then that the guest could see.
+    /// Serves the common faults: `address` lies in the region that was filled last, and either the guest's last-level entry is not present, or nothing has to be
+    /// set in it and no entry of the shadow has to go. `None` where that does not hold; nothing has changed then that the guest could see.
     #[inline]
-    fn fill_empty(&mut self, memory: &mut GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<()> {
-        let Region { number, source: Pages::Table(start), above, shadow, .. } = self.recent else { return None };
+    fn serve_recent(&mut self, memory: &mut GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<Outcome> {
+        let Region { number, source, above, shadow, .. } = self.recent;
         if number != address.0 / span(2) {
             return None;
         }
         let here = Leaf { table: shadow, entry: index(address, 1) as u32 };
-        let entry = Entry::from_bits_retain(memory.load(Gpa(start.0 + u64::from(here.entry) * 8))?);
-        let rights = walk::by_last_entry(entry, paging, access, above)?;
+        let (entry, reserved) = match source {
+            Pages::Table(start) => {
+                let raw = memory.load(Gpa(start.0 + u64::from(here.entry) * 8))?;
+                (Entry::from_bits_retain(raw), paging.reserved())
+            }
+            Pages::Large(entry, first) => (piece_of_large(entry, first, here.entry as usize), 0),
+            Pages::HalfTable => return None,
+        };
+        if !entry.contains(Entry::PRESENT) {
+            return Some(Outcome::Guest(walk::owed(address, walk::ABSENT, access, paging)));
+        }
+        let rights = walk::by_last_entry(entry, reserved, paging, access, above)?;
         let gfn = Gpa(entry.address()).gfn();
         let (frame, touched) = match memory.present(gfn) {
             Some(frame) => (frame, Touched::Present),
@@ -224,7 +257,7 @@ impl ShadowMmu {
         if touched == Touched::Present {
             self.prefetch(memory, paging, here, gfn);
         }
-        Some(())
+        Some(Outcome::Filled)
     }
 
     /// Serves any fault, by a walk of the guest's tables.
@@ -237,10 +270,14 @@ impl ShadowMmu {
         access: Access,
     ) -> Result<(Outcome, FlushDuty), Error> {
         let mut duty = FlushDuty::None;
-        let (entry, rights) = match self.walk(memory, paging, address, access, &mut duty)? {
-            Ok(found) => found,
-            Err(fault) => return Ok((Outcome::Guest(fault), duty)),
-        };
+        let mut found = Translation::new(paging);
+        let heard = |gfn, touched| duty = duty.and(self.copied(gfn, touched));
+        if let Some(fault) = found.walk(memory, paging, address, access, heard)? {
+            return Ok((Outcome::Guest(fault), duty));
+        }
+        self.enter_region(memory, paging, &found, address, &mut duty)?;
+        let entry = self.recent.source.entry_or(found.leaf(), index(address, 1));
+        let rights = found.above & Rights::of(entry);
         let intent = if access.kind == Kind::Write { Intent::Write } else { Intent::Read };
         let gpa = Gpa(entry.address() | address.page_offset() as u64);
         let gfn = gpa.gfn();
@@ -263,29 +300,6 @@ impl ShadowMmu {
             self.prefetch(memory, paging, here, gfn);
         }
         Ok((Outcome::Filled, duty))
-    }
-
-    /// Walks the guest's tables, links the region's shadow table, and gives the entry for `address`.
-    #[inline(never)]
-    fn walk(
-        &mut self,
-        memory: &mut GuestMemory,
-        paging: &Paging,
-        address: Gva,
-        access: Access,
-        duty: &mut FlushDuty,
-    ) -> Result<Result<(Entry, Rights), PageFault>, Error> {
-        let walked = walk::walk(memory, paging, address, access, |gfn, touched| *duty = duty.and(self.copied(gfn, touched)))?;
-        let found = match walked {
-            Ok(found) => found,
-            Err(fault) => return Ok(Err(fault)),
-        };
-        self.enter_region(memory, paging, &found, address, duty)?;
-        let entry = match self.recent.source {
-            Pages::Large(entry, first) => piece_of_large(entry, first, index(address, 1)),
-            _ => found.leaf(),
-        };
-        Ok(Ok((entry, found.above & Rights::of(entry))))
     }
 
     /// Makes the region of `address` the recent one, its shadow table linked from the root.
@@ -349,7 +363,7 @@ impl ShadowMmu {
         let stale = if is_unsync { self.empty(child) } else { FlushDuty::None };
         let owed = self.tables.link(at, child);
         if owed != FlushDuty::None {
-            self.epoch += 1;
+            self.bump();
         }
         stale.and(owed)
     }
@@ -373,7 +387,7 @@ impl ShadowMmu {
         self.tables.store(at, entry);
         let mut duty = surplus.map_or(FlushDuty::None, |leaf| self.remove_surplus(leaf, frame.hpa()));
         if old.contains(Entry::PRESENT) && !leaf::is_upgrade(old, entry) {
-            self.epoch += 1;
+            self.bump();
             if !planted(Bug::DowngradeOwesNothing) {
                 duty = duty.and(self.flush_here(address));
             }
@@ -395,7 +409,7 @@ impl ShadowMmu {
             return FlushDuty::None;
         }
         self.tables.store(leaf, Entry::empty());
-        self.epoch += 1;
+        self.bump();
         FlushDuty::Asid
     }
 
@@ -420,7 +434,7 @@ impl ShadowMmu {
                 removed += 1;
             }
         });
-        self.epoch += 1;
+        self.bump();
         removed
     }
 
@@ -446,7 +460,7 @@ impl ShadowMmu {
         self.root = 0;
         self.unsync.clear();
         self.recent = Region::NONE;
-        self.epoch += 1;
+        self.bump();
         Ok(if planted(Bug::DropOwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
     }
 }

@@ -4,12 +4,12 @@ use super::{
     Pages, Region, ShadowMmu, leaf,
     paging::{Paging, Rights},
     piece_of_large,
-    rmap::{Leaf, LeafChunk},
+    rmap::{Holds, Leaf, LeafChunk},
     walk,
 };
 use crate::{
     addr::{Gfn, Gpa},
-    mem::{FrameChunk, FrameRef, GuestMemory},
+    mem::{FrameChunk, FrameRef, GuestFrame, GuestMemory},
     x86::Entry,
 };
 
@@ -51,7 +51,7 @@ impl ShadowMmu {
         let chunk = gfn.chunk_start();
         let none = Entry::empty();
         let mut filler =
-            Filler { guest, shadow, frames, leaves, chunk, above, reserved, table: here.table, flags: none, allowed: none };
+            Filler { guest, shadow, frames, leaves, chunk, above, reserved, table: here.table, flags: none, kind: 0, leaf: none };
         let middle = here.entry as usize;
         let first = middle & !(PREFETCH - 1);
         for index in middle + 1..first + PREFETCH {
@@ -77,9 +77,10 @@ struct Filler<'a, F> {
     above: Rights,
     reserved: u64,
     table: u32,
-    /// Neighbours mostly have the same flags: what those allow is worked out only when they change.
+    /// Neighbours mostly have the same flags, and their frames are of one kind: what the leaf says of them is worked out only when they change.
     flags: Entry,
-    allowed: Entry,
+    kind: u64,
+    leaf: Entry,
 }
 
 impl<F: Fn(usize) -> Entry> Filler<'_, F> {
@@ -93,11 +94,20 @@ impl<F: Fn(usize) -> Entry> Filler<'_, F> {
         let place = Gpa(entry.address()).gfn().0.wrapping_sub(self.chunk.0) as usize;
         let Some(frame) = self.frames.at(place) else { return false };
         let Some(holds) = self.leaves.try_add(place, Leaf { table: self.table, entry: index as u32 }) else { return false };
-        if entry.flags() != self.flags {
-            self.flags = entry.flags();
-            self.allowed = leaf::flags(leaf::clean_rights(self.above & Rights::of(self.flags), self.flags));
+        if entry.flags() != self.flags || frame.kind() != self.kind || holds == Holds::Table {
+            self.work_out(entry.flags(), frame, holds);
         }
-        self.shadow.store(index, leaf::make(frame, self.allowed, holds).bits());
+        self.shadow.store(index, self.leaf.bits() | frame.hpa().0);
         true
+    }
+
+    /// Works out what the leaf for an entry and a frame of these kinds allows.
+    #[inline(never)]
+    fn work_out(&mut self, flags: Entry, frame: GuestFrame, holds: Holds) {
+        let rights = leaf::clean_rights(self.above & Rights::of(flags), flags);
+        self.leaf = leaf::make(frame, leaf::flags(rights), holds).flags();
+        // What a frame that holds a table allows is good for that one alone.
+        self.flags = if holds == Holds::Table { Entry::empty() } else { flags };
+        self.kind = frame.kind();
     }
 }

@@ -1,7 +1,7 @@
 //! Keeping shadow tables in step with the guest's, or no further out of step than a TLB may be (APM vol. 2, 5.5).
 
 use super::{
-    FlushDuty, Region, ShadowMmu,
+    EPOCH, FlushDuty, Region, ShadowMmu,
     paging::{LEVELS, Mode, Paging},
     rmap::Leaf,
     table::{Key, LEGACY_ROOT, LEGACY_TOP, Role, State},
@@ -30,14 +30,23 @@ impl ShadowMmu {
         let (gfn, top) = if long { (paging.top_table(), LEVELS) } else { (LEGACY_ROOT, LEGACY_TOP) };
         // One legacy root serves all formats: its entries are written anew each time.
         let format = if long { paging.format() } else { 0 };
-        let root = self.tables.find_or_make(Key { gfn, role: Role::root(top, format) })?;
+        let key = Key { gfn, role: Role::root(top, format) };
+        let root = match self.last_roots.iter().find(|root| self.tables.is(**root, key)) {
+            Some(root) => *root,
+            None => self.tables.find_or_make(key)?,
+        };
+        if root != self.last_roots[0] {
+            self.last_roots = [root, self.last_roots[0]];
+        }
         self.recent = Region::NONE;
-        self.epoch += 1;
-        if !planted(Bug::UnsyncIsNotResynced) {
+        if !self.unsync.is_empty() && !planted(Bug::UnsyncIsNotResynced) {
             let _covered_by_the_load = self.empty_unsync();
         }
         (self.root, self.top) = (root, top);
+        self.epoch = self.epoch & !(EPOCH - 1) | u64::from(root);
         if !long {
+            // The number of this root says nothing of what it leads to.
+            self.bump();
             self.link_legacy_root(paging);
         }
         Ok(if planted(Bug::Cr3OwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
@@ -65,12 +74,21 @@ impl ShadowMmu {
     }
 
     /// Forgets the translation of `address`: what INVLPG does. Where nothing is unsync, the shadow agrees with the guest's tables already.
+    #[inline]
     pub fn invalidate(&mut self, address: Gva) -> FlushDuty {
-        self.recent = Region::NONE;
+        if self.unsync.is_empty() { FlushDuty::None } else { self.invalidate_unsync(address) }
+    }
+
+    fn invalidate_unsync(&mut self, address: Gva) -> FlushDuty {
         if planted(Bug::UnsyncIsNotResynced) {
             return FlushDuty::None;
         }
-        let duty = if self.unsync.len() > MAX_UNSYNC { self.empty_unsync() } else { self.drop_unsync_entries(address) };
+        let duty = if self.unsync.len() > MAX_UNSYNC {
+            self.recent = Region::NONE;
+            self.empty_unsync()
+        } else {
+            self.drop_unsync_entries(address)
+        };
         if planted(Bug::InvlpgOwesNothing) { FlushDuty::None } else { duty }
     }
 
@@ -79,6 +97,10 @@ impl ShadowMmu {
         let mut duty = FlushDuty::None;
         for &table in &self.unsync {
             let level = usize::from(self.tables.get(table).key.role.level);
+            if level > 1 {
+                // What is known of the levels above the last may be wrong.
+                self.recent = Region::NONE;
+            }
             let base = self.tables.base(table, self.root);
             if base.is_some_and(|base| (base.0 ^ address.0) & LINEAR >= span(level + 1)) {
                 continue;
@@ -86,7 +108,7 @@ impl ShadowMmu {
             let at = Leaf { table, entry: index(address, level) as u32 };
             if self.tables.entry(at).contains(Entry::PRESENT) {
                 self.tables.store(at, Entry::empty());
-                self.epoch += 1;
+                self.epoch += EPOCH;
                 let one = level == 1 && base.is_some();
                 duty = duty.and(if one { FlushDuty::Address(address) } else { FlushDuty::Asid });
             }
@@ -181,7 +203,7 @@ impl ShadowMmu {
         for index in unsync.drain(..) {
             tables.empty(index);
         }
-        self.epoch += 1;
+        self.bump();
         FlushDuty::Asid
     }
 
@@ -190,7 +212,7 @@ impl ShadowMmu {
     pub(super) fn empty(&mut self, table: u32) -> FlushDuty {
         self.tables.empty(table);
         self.unsync.retain(|other| *other != table);
-        self.epoch += 1;
+        self.bump();
         FlushDuty::Asid
     }
 }

@@ -132,6 +132,12 @@ impl Tables {
         &self.list[index as usize]
     }
 
+    /// Whether the table with that index, if there is one, has that key.
+    #[inline]
+    pub fn is(&self, index: u32, key: Key) -> bool {
+        self.list.get(index as usize).is_some_and(|table| table.key == key)
+    }
+
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> &mut Table {
         &mut self.list[index as usize]

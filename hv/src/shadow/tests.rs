@@ -223,7 +223,7 @@ fn a_copied_frame_loses_all_its_old_leaves() {
         memory.write(Gpa(TABLES + 0x3000 + page * 8), &entry.to_le_bytes()).unwrap();
     }
     memory.write(Gpa(0x5000), &[7]).unwrap();
-    let base = memory.freeze().unwrap();
+    let base = memory.freeze();
     let memory = GuestMemory::over(&base).unwrap();
     let mmu = ShadowMmu::new(arena.frames(), &memory, &PAGING).unwrap();
     let mut s = Setup { arena, memory, mmu };
@@ -249,7 +249,7 @@ fn one_leaf_of_a_copied_frame_costs_one_address() {
     let entry: u64 = 0x5000 | PRESENT | WRITABLE | ACCESSED | DIRTY;
     memory.write(Gpa(TABLES + 0x3000 + 5 * 8), &entry.to_le_bytes()).unwrap();
     memory.write(Gpa(0x5000), &[7]).unwrap();
-    let memory = GuestMemory::over(&memory.freeze().unwrap()).unwrap();
+    let memory = GuestMemory::over(&memory.freeze()).unwrap();
     let mmu = ShadowMmu::new(arena.frames(), &memory, &PAGING).unwrap();
     let mut s = Setup { arena, memory, mmu };
     s.access(0x5000, READ);

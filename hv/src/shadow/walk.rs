@@ -51,13 +51,13 @@ pub struct Translation {
 }
 
 /// Why a walk ends: the fault's own bits.
-type Refusal = PageFaultCode;
-const ABSENT: Refusal = PageFaultCode::empty();
+pub(super) type Refusal = PageFaultCode;
+pub(super) const ABSENT: Refusal = PageFaultCode::empty();
 const FORBIDDEN: Refusal = PageFaultCode::PRESENT;
 const RESERVED: Refusal = PageFaultCode::PRESENT.union(PageFaultCode::RESERVED);
 
 impl Translation {
-    const fn new(paging: &Paging) -> Self {
+    pub(super) const fn new(paging: &Paging) -> Self {
         let entries = [Entry::empty(); LEVELS];
         Self { gpa: Gpa(0), level: LEVELS, above: Rights::all(), entries, top: paging.top_table() }
     }
@@ -119,23 +119,26 @@ impl Translation {
 
     #[inline(never)]
     fn by_64_bit_entries(&mut self, memory: &GuestMemory, paging: &Paging, address: Gva) -> Result<(), Refusal> {
-        let reserved = paging.reserved();
+        let must_be = Entry::PRESENT.bits();
+        let checked = must_be | paging.reserved();
+        let (mut level, mut table) = (self.level, self.table(self.level));
         loop {
-            let level = self.level;
-            let raw = load(memory, Gpa(self.table(level).gpa().0 + index(address, level) as u64 * 8));
+            let raw = load(memory, Gpa(table.gpa().0 + index(address, level) as u64 * 8));
             let entry = Entry::from_bits_retain(raw);
-            self.entries[level - 1] = entry;
-            if raw & (Entry::PRESENT.bits() | reserved) != Entry::PRESENT.bits() {
+            self.entries[(level - 1) & 3] = entry;
+            self.level = level;
+            if raw & checked != must_be {
                 return Err(if entry.contains(Entry::PRESENT) { RESERVED } else { ABSENT });
             }
             if level == 1 || entry.contains(Entry::LARGE) {
                 break;
             }
-            if level > 2 && raw & GLOBAL != 0 {
+            if raw & GLOBAL != 0 && level > 2 {
                 return Err(RESERVED);
             }
             self.above &= Rights::of(entry);
-            self.level = level - 1;
+            table = Gpa(entry.address()).gfn();
+            level -= 1;
         }
         let (leaf, offset) = (self.leaf().bits(), span(self.level) - 1);
         if self.level > 1 && (self.level == LEVELS || leaf & offset & LARGE_RESERVED != 0) {
@@ -219,13 +222,13 @@ pub fn translate(memory: &GuestMemory, paging: &Paging, address: Gva, access: Ac
     }
 }
 
-/// Translates by a 64-bit last-level entry alone, where the tables above are known to lead to it with the rights `above`.
+/// Translates by a 64-bit last-level entry alone, which must not have the bits `reserved`, where the tables above are known to lead to it with the rights `above`.
 ///
 /// Returns the rights of all levels taken together. `None` when the access would fault or would set an accessed or dirty bit; a whole walk decides then.
 #[inline]
-pub(super) fn by_last_entry(entry: Entry, paging: &Paging, access: Access, above: Rights) -> Option<Rights> {
+pub(super) fn by_last_entry(entry: Entry, reserved: u64, paging: &Paging, access: Access, above: Rights) -> Option<Rights> {
     let used = if access.kind == Kind::Write { Entry::ACCESSED | Entry::DIRTY } else { Entry::ACCESSED };
-    let plain = entry.contains(Entry::PRESENT | used) && entry.bits() & paging.reserved() == 0;
+    let plain = entry.contains(Entry::PRESENT | used) && entry.bits() & reserved == 0;
     let rights = above & Rights::of(entry);
     (plain && access.is_allowed(rights, paging)).then_some(rights)
 }
@@ -237,34 +240,53 @@ pub(super) fn by_last_entry(entry: Entry, paging: &Paging, access: Access, above
 ///
 /// # Errors
 /// The page fault that the guest is owed, or what memory had to say.
-#[inline]
 pub fn walk(
     memory: &mut GuestMemory,
     paging: &Paging,
     address: Gva,
     access: Access,
-    mut touched: impl FnMut(Gfn, Touched),
+    touched: impl FnMut(Gfn, Touched),
 ) -> Result<Result<Translation, PageFault>, crate::Error> {
-    for _ in 0..TRIES {
-        let mut found = Translation::new(paging);
-        let refused = found.follow(memory, paging, address, access).err();
-        let passed = found.level + usize::from(refused.is_some());
-        let mut raced = false;
-        for level in passed..=paging.mode().top() {
-            let writes = access.kind == Kind::Write && level == found.level;
-            let used = Entry::ACCESSED | if writes { Entry::DIRTY } else { Entry::empty() };
-            if !found.entries[level - 1].contains(used) {
-                raced |= found.mark(memory, paging, address, level, used, &mut touched)? == Some(false);
+    let mut found = Translation::new(paging);
+    Ok(match found.walk(memory, paging, address, access, touched)? {
+        None => Ok(found),
+        Some(fault) => Err(fault),
+    })
+}
+
+impl Translation {
+    /// As [`walk()`], in place; gives the fault, if there is one.
+    #[inline]
+    pub(super) fn walk(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        access: Access,
+        mut touched: impl FnMut(Gfn, Touched),
+    ) -> Result<Option<PageFault>, crate::Error> {
+        for _ in 0..TRIES {
+            *self = Self::new(paging);
+            let refused = self.follow(memory, paging, address, access).err();
+            let passed = self.level + usize::from(refused.is_some());
+            let mut raced = false;
+            for level in passed..=paging.mode().top() {
+                let writes = access.kind == Kind::Write && level == self.level;
+                let used = if writes { Entry::ACCESSED | Entry::DIRTY } else { Entry::ACCESSED };
+                if !self.entries[(level - 1) & 3].contains(used) {
+                    raced |= self.mark(memory, paging, address, level, used, &mut touched)? == Some(false);
+                }
+            }
+            match refused {
+                Some(refusal) => return Ok(Some(owed(address, refusal, access, paging))),
+                None if !raced => return Ok(None),
+                None => {}
             }
         }
-        match refused {
-            Some(refusal) => return Ok(Err(owed(address, refusal, access, paging))),
-            None if !raced => return Ok(Ok(found)),
-            None => {}
-        }
+        // Entries that keep changing under the walk: whatever is there now decides.
+        *self = Self::new(paging);
+        Ok(self.follow(memory, paging, address, access).err().map(|refusal| owed(address, refusal, access, paging)))
     }
-    // Entries that keep changing under the walk: whatever is there now decides.
-    Ok(translate(memory, paging, address, access))
 }
 
 impl Translation {
@@ -304,8 +326,8 @@ impl Translation {
 }
 
 /// The page fault for an access that was refused.
-#[cold]
-fn owed(address: Gva, refusal: Refusal, access: Access, paging: &Paging) -> PageFault {
+#[inline]
+pub(super) fn owed(address: Gva, refusal: Refusal, access: Access, paging: &Paging) -> PageFault {
     let code = refusal | access.code();
     PageFault { address, code: if paging.tells_fetches() { code } else { code - PageFaultCode::FETCH } }
 }

@@ -10,7 +10,7 @@ use crate::{
     svm::Features,
 };
 
-/// The page that instruction bytes were last read from.
+/// A page that instruction bytes were read from.
 pub(super) struct Fetch {
     page: Gva,
     epoch: u64,
@@ -77,6 +77,14 @@ impl Vcpu {
         crate::insn::length(opcode, size, self.instruction(mmu, memory).as_slice())
     }
 
+    /// Reads the four bytes at RIP, if they lie in one page.
+    #[inline]
+    pub(crate) fn first_bytes(&mut self, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u32> {
+        let address = self.code_address();
+        let frame = self.fetch_frame(address, mmu, memory)?;
+        memory.view_frame(frame).load_unaligned(address.page_offset())
+    }
+
     /// Reads the bytes at RIP, across a page boundary if the next page can be read too.
     #[inline]
     pub(crate) fn instruction(&mut self, mmu: &ShadowMmu, memory: &GuestMemory) -> InstructionBytes {
@@ -125,11 +133,19 @@ impl Vcpu {
 
     #[cold]
     fn find_fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {
+        let epoch = mmu.epoch();
+        // A guest that switches between two address spaces comes back to the page before.
+        core::mem::swap(&mut self.fetch, &mut self.fetched_before);
+        if let Some(Fetch { frame, .. }) =
+            self.fetch.as_ref().filter(|known| known.page == address.page_base() && known.epoch == epoch)
+        {
+            return Some(*frame);
+        }
         let privilege = self.privilege();
         let access = Access { kind: Kind::Fetch, privilege, smap: self.smap(privilege) };
         let found = translate(memory, &self.paging, address, access).ok()?;
         let frame = memory.present(found.gpa.gfn())?;
-        self.fetch = Some(Fetch { page: address.page_base(), epoch: mmu.epoch(), frame });
+        self.fetch = Some(Fetch { page: address.page_base(), epoch, frame });
         Some(frame)
     }
 }

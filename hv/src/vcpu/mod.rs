@@ -58,7 +58,9 @@ pub struct Vcpu {
     timer: HostTimer,
     /// It sleeps in a HLT until something wakes it.
     activity: Activity,
+    /// The page of code, and the one before it.
     fetch: Option<Fetch>,
+    fetched_before: Option<Fetch>,
     fpu: Arc<FpuState>,
     /// DR0 to DR3.
     breakpoints: [u64; 4],
@@ -163,20 +165,19 @@ impl Vcpu {
         &self.control
     }
 
-    /// Sets control registers. The shadow tables must have been switched to what [`ControlRegisters::paging`] says, if that has changed.
-    pub(crate) fn set_control(&mut self, control: &ControlRegisters) {
+    /// Sets control registers and what translations depend on by them. The shadow tables must have been switched to that, if it has changed.
+    #[inline]
+    pub(crate) fn set_control(&mut self, control: &ControlRegisters, paging: &Paging) {
         if control.cr8 != self.control.cr8 {
             self.set_task_class(control.cr8);
         }
         self.control = *control;
-        self.paging = control.paging();
+        self.paging = *paging;
         let save = &mut self.vmcb.save;
         (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
         if !planted(Bug::ControlRegistersStayClean) {
             self.clean.remove(Clean::CONTROL_REGISTERS);
         }
-        // CR8 may have let a waiting interrupt through.
-        self.look_at_events();
     }
 
     /// What the processor offers that it ran on last.

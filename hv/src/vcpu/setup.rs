@@ -205,13 +205,14 @@ impl Vcpu {
             timer: HostTimer::Armed,
             activity: Activity::Runs,
             fetch: None,
+            fetched_before: None,
             fpu: FpuState::new(frames)?,
             breakpoints: [0; 4],
             features: Features::empty(),
             clock: Clock::Stopped,
             exits: 0,
         };
-        vcpu.set_control(&control);
+        vcpu.set_control(&control, &control.paging());
         Ok(vcpu)
     }
 }

@@ -169,7 +169,7 @@ impl Machine {
         });
         let cpus: Vec<_> = cpus.collect();
         let ram = initial(config);
-        let base = image(arena, &ram).freeze().unwrap();
+        let base = image(arena, &ram).freeze();
         let vm = || {
             let mut memory = GuestMemory::over(&base).unwrap();
             let one = |frame: usize| Gfn(layout::frame(frame) >> 12)..Gfn((layout::frame(frame) >> 12) + 1);

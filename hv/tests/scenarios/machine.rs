@@ -54,7 +54,7 @@ pub fn vm(hypervisor: &Arc<Hypervisor>, code: &[u8], data: &[u8]) -> Vm {
     image.write(Gpa(CODE), code).unwrap();
     image.write(Gpa(DATA), &[0; 8]).unwrap();
     image.write(Gpa(DATA), data).unwrap();
-    let memory = GuestMemory::over(&image.freeze().unwrap()).unwrap();
+    let memory = GuestMemory::over(&image.freeze()).unwrap();
     let entry = EntryState::Long { rip: CODE, rsp: STACK_PAGE + 0xff8, rdi: 0, cr3: TABLES };
     Vm::new(hypervisor, memory, &entry).unwrap()
 }
