@@ -170,6 +170,8 @@ impl Vcpu {
     pub(crate) fn set_control(&mut self, control: &ControlRegisters, paging: &Paging) {
         if control.cr8 != self.control.cr8 {
             self.set_task_class(control.cr8);
+            // A waiting interrupt may be let through.
+            self.look_at_events();
         }
         self.control = *control;
         self.paging = *paging;
