@@ -115,6 +115,14 @@ impl Apic {
         }
     }
 
+    /// The time stamp counter was set to another value, `change` more than it was: a deadline is what it was, a count goes on.
+    pub fn shift_time(&mut self, change: u64) {
+        if self.timer_runs() && self.timer_mode() != TimerMode::TscDeadline {
+            self.timer.deadline = self.timer.deadline.wrapping_add(change).min(NEVER - 1);
+        }
+        self.retimed = true;
+    }
+
     /// Whether the timer counts, whatever becomes of it.
     #[inline]
     pub const fn timer_runs(&self) -> bool {

@@ -122,7 +122,9 @@ impl Vcpu {
             msr::TSC_DEADLINE => self.change_apic(|apic| apic.set_tsc_deadline(value)),
             msr::TSC if planted(Bug::ClockCannotBeSet) => {}
             msr::TSC => {
-                self.vmcb.control.tsc_offset = value.wrapping_sub(tsc());
+                let (before, offset) = (self.vmcb.control.tsc_offset, value.wrapping_sub(tsc()));
+                self.vmcb.control.tsc_offset = offset;
+                self.change_apic(|apic| apic.shift_time(offset.wrapping_sub(before)));
                 self.clean.remove(Clean::INTERCEPTS);
             }
             msr::PAT if is_legal_pat(value) => save.g_pat = value,

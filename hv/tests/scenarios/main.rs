@@ -1,5 +1,6 @@
 //! Scenarios on the model CPU: real guest code, run by the real run loop, through the real shadow MMU.
 
+mod apic;
 mod events;
 mod machine;
 
