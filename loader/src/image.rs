@@ -1,11 +1,11 @@
 //! Fills guest memory with what a plan says, once, and makes VMs of it.
 
-use crate::{Extras, Layout, LoadError, Plan};
+use crate::{Extras, HostRights, Layout, LoadError, PAGE, Plan, Region, Rights};
 use alloc::sync::Arc;
 use core::fmt;
-use hv::addr::Gpa;
+use hv::addr::{Gfn, Gpa};
 use hv::contract::CallBuffer;
-use hv::mem::{Base, Frames, GuestMemory};
+use hv::mem::{self, Base, Frames, GuestMemory};
 use hv::{EntryState, Hypervisor, Vm};
 use hv_abi::Features;
 use hv_abi::boot::{BootInfo, INFO_ADDRESS, RUN_ADDRESS, RunInfo, TEXTS_ADDRESS, TEXTS_MAX_BYTES};
@@ -57,6 +57,10 @@ impl Image {
         let plan = Plan::parse(bytes, memory_size)?;
         let layout = Layout::with(&plan, extras)?;
         let mut memory = GuestMemory::new(frames, memory_size)?;
+        if plan.host_rights() == HostRights::Enforced {
+            // What is touched from here on may be written, and not be executed; code is the exception.
+            memory.restrict_untouched(mem::HostRights::WRITE);
+        }
         for segment in plan.segments() {
             memory.write(Gpa(segment.address), segment.data)?;
         }
@@ -69,6 +73,16 @@ impl Image {
         }
         let tables = layout.tables().start;
         memory.write(Gpa(tables), layout.table_words().as_bytes())?;
+        if plan.host_rights() == HostRights::Enforced {
+            for Region { pages, rights } in plan.regions() {
+                let rights = match rights {
+                    Rights::Read => mem::HostRights::empty(),
+                    Rights::ReadWrite => mem::HostRights::WRITE,
+                    Rights::ReadExecute => mem::HostRights::EXECUTE,
+                };
+                memory.restrict(Gfn(pages.start / PAGE)..Gfn(pages.end / PAGE), rights)?;
+            }
+        }
         let entry = EntryState::Long { rip: plan.entry(), rsp: layout.stack_pointer(), rdi: INFO_ADDRESS, cr3: tables };
         Ok(Self { base: memory.freeze(), entry, info: layout.boot_info() })
     }

@@ -50,7 +50,7 @@ pub use kernel_fault::KernelFault;
 pub use layout::{Extras, Layout, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES};
 pub use map::{LOW_RAM_MAX, MemoryMap, RangeKind};
 use plan::file_bytes;
-pub use plan::{PROGRAM_HEADERS_MAX, Plan, Region, Relocation, Rights, Segment};
+pub use plan::{HostRights, PROGRAM_HEADERS_MAX, Plan, Region, Relocation, Rights, Segment};
 
 // The README's code, compiled as a documentation test.
 #[cfg(doctest)]

@@ -68,7 +68,17 @@ pub struct Plan<'a> {
     segments: Vec<Segment<'a>>,
     relro: Range<u64>,
     stack_bytes: u64,
+    host_rights: HostRights,
     relocations: &'a [u8],
+}
+
+/// Whether the host holds a guest to the rights of its image, whatever the guest's own page tables say later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostRights {
+    /// It does: only code executes, and code is not written.
+    Enforced,
+    /// The image asks for an executable stack, as kernels do that write code, or patch their own.
+    Unrestricted,
 }
 
 impl<'a> Plan<'a> {
@@ -89,6 +99,7 @@ impl<'a> Plan<'a> {
             segments: Vec::new(),
             relro: 0..0,
             stack_bytes: STACK_BYTES,
+            host_rights: HostRights::Enforced,
             relocations: &[],
         };
         plan.segments.try_reserve_exact(header.e_phnum.into()).map_err(|_| LoadError::OutOfMemory)?;
@@ -111,6 +122,11 @@ impl<'a> Plan<'a> {
     /// Size of the stack in bytes: whole pages.
     pub fn stack_bytes(&self) -> u64 {
         self.stack_bytes
+    }
+
+    /// Whether the host holds the guest to its image's rights.
+    pub fn host_rights(&self) -> HostRights {
+        self.host_rights
     }
 
     /// Where the guest begins.
@@ -234,6 +250,9 @@ impl<'a> Plan<'a> {
 
     /// Takes the size of the stack, which linkers write here (`-z stack-size`); 0 is the usual one.
     fn set_stack(&mut self, header: &ProgramHeader) -> Result<(), HeaderFault> {
+        if header.p_flags & PF_X != 0 {
+            self.host_rights = HostRights::Unrestricted;
+        }
         match header.p_memsz {
             0 => {}
             bytes if bytes > STACK_MAX_BYTES => return Err(HeaderFault::StackTooLarge { memory_bytes: bytes }),

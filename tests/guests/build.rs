@@ -5,6 +5,8 @@ fn main() {
         println!("cargo:rustc-link-arg-bin=bench={argument}");
         println!("cargo:rustc-link-arg-bin=access_rights={argument}");
     }
+    // It executes what it has written.
+    println!("cargo:rustc-link-arg-bin=access_rights=-zexecstack");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../peer/guest.S");
 }

@@ -143,6 +143,16 @@ fn faults() -> Vec<Trial> {
         hostile("null_deref", |end| killed(end, &["page fault", "read address 0x10,", "not mapped"])),
         hostile("stack_overflow", |end| killed(end, &["page fault", "write to", "not mapped"])),
         hostile("write_text", |end| killed(end, &["page fault", "write to", "without that right"])),
+        then_hello(
+            "code_that_the_guest_maps_writable_is_not_written",
+            || Boot::new().program("against_the_host", &["write"]),
+            |end| killed(end, &["write to", "where the host forbids that"]),
+        ),
+        then_hello(
+            "data_that_the_guest_maps_executable_is_not_executed",
+            || Boot::new().program("against_the_host", &["execute"]),
+            |end| killed(end, &["execute", "where the host forbids that"]),
+        ),
         hostile("execute_data", |end| killed(end, &["page fault", "execute", "without that right"])),
         hostile("wrmsr_plane", |end| killed(end, &["general protection"])),
         hostile("unknown_hypercall", |end| assert_eq!(*end, End::Exit(0))),
