@@ -105,12 +105,15 @@ impl ShadowMmu {
             if base.is_some_and(|base| (base.0 ^ address.0) & LINEAR >= span(level + 1)) {
                 continue;
             }
-            let at = Leaf { table, entry: index(address, level) as u32 };
-            if self.tables.entry(at).contains(Entry::PRESENT) {
-                self.tables.store(at, Entry::empty());
-                self.epoch += EPOCH;
-                let one = level == 1 && base.is_some();
-                duty = duty.and(if one { FlushDuty::Address(address) } else { FlushDuty::Asid });
+            let entries = self.tables.get(table).key.role.entries_of_one(index(address, level));
+            for entry in entries {
+                let at = Leaf { table, entry: entry as u32 };
+                if self.tables.entry(at).contains(Entry::PRESENT) {
+                    self.tables.store(at, Entry::empty());
+                    self.epoch += EPOCH;
+                    let one = level == 1 && base.is_some();
+                    duty = duty.and(if one { FlushDuty::Address(address) } else { FlushDuty::Asid });
+                }
             }
         }
         duty

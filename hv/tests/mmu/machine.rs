@@ -349,6 +349,10 @@ impl Machine {
             let before = ways.len();
             let Ok(page) = one.end else {
                 ways.push(Way::of(&one, None, Vec::new()));
+                if first < bytes {
+                    // An access that was begun with a translation of before, and begins again without it, may have used the second page.
+                    ways.extend(self.permitted(address + first, access).iter().map(|two| Way::of(&one, Some(two), Vec::new())));
+                }
                 continue;
             };
             let others = if first == bytes || page.gpa >= MEMORY || self.denies(page.gpa, access.kind) {

@@ -3,7 +3,7 @@
 use crate::{
     layout::{self, DATA, TABLES, WORDS},
     machine::{Config, Machine, Toggle},
-    oracle::{A, Access, D, Kind, Mode, P, RW, US, Who},
+    oracle::{A, Access, D, Kind, Mode, P, PS, RW, US, Who},
 };
 
 const READ: Access = Access { kind: Kind::Read, who: Who::User };
@@ -18,13 +18,14 @@ const TWO: usize = 1;
 const LAST: usize = 3;
 
 /// A story and what it is about.
-pub const STORIES: [(&str, fn()); 9] = [
+pub const STORIES: [(&str, fn()); 10] = [
     ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
     ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
     ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
     ("the embedder writes to a shared page", the_embedder_writes_to_a_shared_page),
     ("code moves", code_moves),
     ("a tree is hung into another address space", a_tree_is_hung_into_another_address_space),
+    ("a 4 MiB page is forgotten", a_4_mib_page_is_forgotten),
     ("an address is forgotten", an_address_is_forgotten),
     ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
     ("rights above differ for one table", rights_above_differ_for_one_table),
@@ -124,6 +125,26 @@ fn a_tree_is_hung_into_another_address_space() {
     m.kernel_write(OTHER_ROOT, WORDS[0], layout::frame(1) | LINK);
     read(&mut m, TWO);
     read(&mut m, ONE);
+    m.finish();
+}
+
+/// INVLPG of any of its addresses forgets the whole page.
+fn a_4_mib_page_is_forgotten() {
+    const PAGE: u64 = 2 << 22;
+    let mut m = machine(0, 0);
+    m.toggle(Toggle::LargePages);
+    m.switch(Mode::TwoLevel, layout::frame(0));
+    m.kernel_write(0, WORDS[0], WRITABLE | PS);
+    for half in [0x5008, 0x20_5008] {
+        m.access(PAGE + half, READ, 8, 0);
+        m.observe();
+    }
+    m.kernel_write(0, WORDS[0], 4 << 20 | WRITABLE | PS);
+    m.invlpg(PAGE + 0x1234);
+    for half in [0x5008, 0x20_5008] {
+        m.access(PAGE + half, READ, 8, 0);
+        m.observe();
+    }
     m.finish();
 }
 
