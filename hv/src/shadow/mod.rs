@@ -212,8 +212,11 @@ impl ShadowMmu {
         address: Gva,
         access: Access,
     ) -> Result<(Outcome, FlushDuty), Error> {
-        match self.serve_recent(memory, paging, address, access) {
-            Some(outcome) => Ok((outcome, FlushDuty::None)),
+        if let Some(outcome) = self.serve_recent(memory, paging, address, access) {
+            return Ok((outcome, FlushDuty::None));
+        }
+        match walk::absent(memory, paging, address, access) {
+            Some(fault) => Ok((Outcome::Guest(fault), FlushDuty::None)),
             None => self.fill_any(memory, paging, address, access),
         }
     }

@@ -25,9 +25,13 @@ impl ShadowMmu {
             Pages::Table(table) => {
                 let Some(frame) = memory.present(table.gfn()) else { return };
                 let guest = memory.view_frame(frame);
-                self.fill_neighbours(memory, above, paging.reserved(), here, gfn, |index| {
-                    Entry::from_bits_retain(guest.load(index))
-                });
+                // Where pages are mapped one by one as they are needed, neither neighbour has anything to give.
+                let (at, reserved) = (here.entry as usize, paging.reserved());
+                let next = Entry::from_bits_retain(guest.load(at + 1));
+                if !walk::is_used_leaf(next, reserved) && self.tables.view(here.table).load(at.wrapping_sub(1)) != 0 {
+                    return;
+                }
+                self.fill_neighbours(memory, above, reserved, here, gfn, |index| Entry::from_bits_retain(guest.load(index)));
             }
             Pages::Large(entry, first) => {
                 self.fill_neighbours(memory, above, 0, here, gfn, |index| piece_of_large(entry, first, index));

@@ -233,6 +233,28 @@ pub(super) fn by_last_entry(entry: Entry, reserved: u64, paging: &Paging, access
     (plain && access.is_allowed(rights, paging)).then_some(rights)
 }
 
+/// Finds the commonest of a guest's own faults by as little as it takes: an entry on the way is not present, and those above it lead to tables that were
+/// accessed before. `None` where a whole walk has to tell.
+#[inline]
+pub(super) fn absent(memory: &GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<PageFault> {
+    if paging.mode() != Mode::Long {
+        return None;
+    }
+    let used = (Entry::PRESENT | Entry::ACCESSED).bits();
+    let checked = used | Entry::LARGE.bits() | GLOBAL | paging.reserved();
+    let (mut table, mut shift) = (paging.cr3() & ADDRESS_MASK, 39);
+    loop {
+        let raw = memory.load(Gpa(table + (address.0 >> shift & 511) * 8))?;
+        if raw & Entry::PRESENT.bits() == 0 {
+            return Some(owed(address, ABSENT, access, paging));
+        }
+        if raw & checked != used || shift == PAGE_SHIFT {
+            return None;
+        }
+        (table, shift) = (raw & ADDRESS_MASK, shift - 9);
+    }
+}
+
 /// Translates `address` for an access that happens: sets accessed bits on the way, and the dirty bit for a write. A walk that fails has accessed the tables
 /// above the entry that it fails at (APM vol. 2, 5.4.1).
 ///

@@ -90,16 +90,14 @@ pub const ROWS: &[Row] = &[
     row("fault/sparse", touch(EVERY_8TH, COUNT / 8, Present)).mean().target(600).kvm("f_touch_every_8th"),
     row("fault/guest-own", Faults("guest_pf", TIMES, &[(Rbx, NOWHERE)], Present, Handler::Skip))
         .target(300)
-        .kvm("f_guest_pf_skip")
-        .missed("the guest's tables are walked from the top, for nothing of an address that nothing maps is remembered"),
+        .kvm("f_guest_pf_skip"),
     row(
         "fault/demand-paging",
         Faults("demand", COUNT, &[(Rbx, PAGES), (R8, FIRST_TABLE), (R10, FIRST_ENTRY)], Unmapped, Handler::Map),
     )
     .mean()
     .target(700)
-    .kvm("f_guest_demand_paging")
-    .missed("two exits; the second fills one page, since its neighbours are not mapped yet"),
+    .kvm("f_guest_demand_paging"),
     row("table/map", Loop("mapnew", COUNT, &[(Rbx, PAGES), (R8, FIRST_TABLE), (R10, FIRST_ENTRY)], Unmapped))
         .mean()
         .kvm("f_mapnew"),
