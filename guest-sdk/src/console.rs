@@ -1,14 +1,14 @@
-//! Text and bytes to the host, in as few calls as may be.
+//! Text to the host, in as few calls as may be.
 
 use core::fmt::{self, Write};
-use hv_abi::call::{CONSOLE_MAX_BYTES, Stream};
+use hv_abi::call::Stream;
 
 /// Most bytes that are collected before a call is made; a text of this length or less goes out in one call.
 const COLLECTED_BYTES: usize = 1024;
 
 /// Prints to the guest's output.
 ///
-/// ```no_run
+/// ```
 /// guest_sdk::print!("{} of {} done\r", 3, 7);
 /// ```
 #[macro_export]
@@ -18,7 +18,7 @@ macro_rules! print {
 
 /// Prints to the guest's output, and a newline.
 ///
-/// ```no_run
+/// ```
 /// let name = "world";
 /// guest_sdk::println!("Hello, {name}!");
 /// guest_sdk::println!();
@@ -31,7 +31,7 @@ macro_rules! println {
 
 /// Prints to the guest's error stream.
 ///
-/// ```no_run
+/// ```
 /// guest_sdk::eprint!("still waiting ");
 /// ```
 #[macro_export]
@@ -41,7 +41,7 @@ macro_rules! eprint {
 
 /// Prints to the guest's error stream, and a newline.
 ///
-/// ```no_run
+/// ```
 /// guest_sdk::eprintln!("usage: {} <file>", "app");
 /// ```
 #[macro_export]
@@ -50,29 +50,13 @@ macro_rules! eprintln {
     ($($text:tt)*) => { $crate::eprint!("{}\n", ::core::format_args!($($text)*)) };
 }
 
-/// Writes bytes to a stream: any number, in calls of at most [`CONSOLE_MAX_BYTES`].
-///
-/// ```no_run
-/// guest_sdk::console::write(guest_sdk::Stream::Output, &[0xde, 0xad]);
-/// ```
-///
-/// # Panics
-/// If the host refuses a call, which the contract gives it no reason to.
-pub fn write(stream: Stream, bytes: &[u8]) {
-    for part in bytes.chunks(CONSOLE_MAX_BYTES as usize) {
-        if let Err(status) = crate::call::console_write(stream, part) {
-            panic!("console write of {} bytes refused: {status:?}", part.len());
-        }
-    }
-}
-
 /// What the printing macros expand to.
 ///
 /// # Panics
 /// If a value's `Display` or `Debug` implementation fails.
 #[doc(hidden)]
 pub fn print(stream: Stream, text: fmt::Arguments<'_>) {
-    let mut collector = Collector::new(|bytes: &[u8]| write(stream, bytes));
+    let mut collector = Collector::new(|bytes: &[u8]| crate::io::write(stream, bytes));
     collector.write_fmt(text).expect("a printed value's Display or Debug does not fail");
     collector.flush();
 }

@@ -10,7 +10,8 @@ use core::fmt::Debug;
 /// guest_sdk::exit(3);
 /// ```
 pub fn exit(code: impl Into<ExitCode>) -> ! {
-    crate::call::exit(code.into().0)
+    crate::memory::report();
+    crate::backend::exit(code.into().0)
 }
 
 /// What a guest tells about its success: 0 is success, any other number its own kind of failure.

@@ -10,6 +10,8 @@ use core::{
 };
 use spin::Mutex;
 
+use crate::memory::HeapUse;
+
 /// Orders of blocks; the largest block has 2^39 bytes.
 const ORDER: usize = 40;
 
@@ -18,11 +20,22 @@ const ORDER: usize = 40;
 pub(crate) static HEAP: Heap = Heap::new();
 
 /// A heap that starts empty.
-pub(crate) struct Heap(Mutex<buddy_system_allocator::Heap<ORDER>>);
+pub(crate) struct Heap(Mutex<Blocks>);
+
+struct Blocks {
+    buddies: buddy_system_allocator::Heap<ORDER>,
+    peak_bytes: usize,
+}
 
 impl Heap {
     const fn new() -> Self {
-        Self(Mutex::new(buddy_system_allocator::Heap::empty()))
+        Self(Mutex::new(Blocks { buddies: buddy_system_allocator::Heap::empty(), peak_bytes: 0 }))
+    }
+
+    /// What it holds.
+    pub(crate) fn usage(&self) -> HeapUse {
+        let Blocks { buddies, peak_bytes } = &*self.0.lock();
+        HeapUse { bytes: buddies.stats_alloc_actual(), peak_bytes: *peak_bytes, total_bytes: buddies.stats_total_bytes() }
     }
 
     /// Adds memory from `start` up to `end`.
@@ -31,7 +44,7 @@ impl Heap {
     /// The memory is readable and writable, and nothing else ever uses it.
     pub(crate) unsafe fn add(&self, start: usize, end: usize) {
         // SAFETY: the caller says so.
-        unsafe { self.0.lock().add_to_heap(start, end) }
+        unsafe { self.0.lock().buddies.add_to_heap(start, end) }
     }
 }
 
@@ -39,14 +52,17 @@ impl Heap {
 // that no block fits is a null pointer.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        let Blocks { buddies, peak_bytes } = &mut *self.0.lock();
+        let block = buddies.alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr);
+        *peak_bytes = buddies.stats_alloc_actual().max(*peak_bytes);
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: a block that `alloc` returned for this layout is not null.
         let block = unsafe { NonNull::new_unchecked(block) };
         // SAFETY: block and layout are those of an `alloc`.
-        unsafe { self.0.lock().dealloc(block, layout) }
+        unsafe { self.0.lock().buddies.dealloc(block, layout) }
     }
 }
 
@@ -88,7 +104,8 @@ mod tests {
                 // SAFETY: the block came from this heap with this layout.
                 unsafe { heap.dealloc(block, layout) };
             }
-            assert_eq!(heap.0.lock().stats_alloc_actual(), 0);
+            let HeapUse { bytes, peak_bytes, total_bytes } = heap.usage();
+            assert_eq!((bytes, peak_bytes, total_bytes), (0, 1 + 32 + 4096 + 128 + 8192 + 7, 1 << 20));
         }
     }
 

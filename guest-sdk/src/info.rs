@@ -1,35 +1,22 @@
-//! What the guest was given.
+//! What the host said at the start.
 
-use hv_abi::{boot::BootInfo, msr::Register};
+use hv_abi::{Features, boot::BootInfo};
 use spin::Once;
 
-/// What the host said at the start.
-pub(crate) struct Started {
-    pub(crate) info: &'static BootInfo,
-    pub(crate) args: &'static [u8],
-}
-
-static STARTED: Once<Started> = Once::new();
+static INFO: Once<&'static BootInfo> = Once::new();
 
 /// Keeps what the host said; called once, before `main`.
-pub(crate) fn start(started: Started) {
-    STARTED.call_once(|| started);
+pub(crate) fn start(info: &'static BootInfo) {
+    INFO.call_once(|| info);
 }
 
 /// What the host said at the start.
-pub(crate) fn started() -> &'static Started {
-    STARTED.get().expect("the program was started by guest_sdk::entry!")
+#[inline]
+pub(crate) fn info() -> &'static BootInfo {
+    INFO.get().expect("the program was started by guest_sdk::main")
 }
 
-/// Returns the size of the guest's memory in bytes.
-///
-/// # Panics
-/// In a program that was not started by [`entry!`](crate::entry!).
-pub fn memory_size() -> u64 {
-    started().info.memory_size
-}
-
-/// Returns the frequency of the time stamp counter (RDTSC) in hertz.
-pub fn tsc_hertz() -> u64 {
-    crate::call::register(Register::TscHertz)
+/// Returns the features of the contract that the guest was given.
+pub fn features() -> Features {
+    Features::decode(info().features as u32)
 }

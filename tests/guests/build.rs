@@ -1,6 +1,7 @@
 //! Links two guests at fixed addresses: the table of tests of the benchmark holds some, and the 32-bit code of the other.
 
 fn main() {
+    println!("cargo:rustc-link-arg-bin=deep_stack=-zstack-size=2097152");
     for argument in ["--no-pie", "--image-base=0x10000"] {
         println!("cargo:rustc-link-arg-bin=bench={argument}");
         println!("cargo:rustc-link-arg-bin=access_rights={argument}");

@@ -7,11 +7,12 @@
 use std::{collections::BTreeMap, fmt::Write, fs, io, path::PathBuf, sync::OnceLock, time::Duration};
 
 use anyhow::{Context, Result};
-use wire::{End, Guest, Job, Report, Verbosity};
+use wire::{Crash, End, Guest, Job, Report, Verbosity};
 use xtask::{
     boot::{self, Platform},
     cargo::{self, Build, Progress},
     guest::GUEST_PACKAGES,
+    input::Source,
     qemu::last_lines,
     setup,
 };
@@ -64,6 +65,7 @@ fn build() -> Result<Built> {
 pub struct Boot {
     platform: Platform,
     guests: Vec<Guest<'static>>,
+    input: Option<Vec<u8>>,
 }
 
 impl Boot {
@@ -75,6 +77,12 @@ impl Boot {
     /// Chooses another machine.
     pub fn on(self, platform: Platform) -> Self {
         Self { platform, ..self }
+    }
+
+    /// Gives the guests an input, which all of them share.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self
     }
 
     /// Adds a guest of the workspace.
@@ -108,7 +116,14 @@ impl Boot {
     pub fn run(self) -> Result<Outcome> {
         let names: Vec<_> = self.guests.iter().map(|guest| guest.name.clone()).collect();
         let job = Job { verbosity: Verbosity::Info, guests: self.guests, ..Job::default() };
-        let boot = boot::Boot::start(self.platform, &built().host, job, Box::new(io::sink()), Box::new(io::sink()))?;
+        let boot = boot::Boot::start_with(
+            self.platform,
+            &built().host,
+            job,
+            self.input.map(|bytes| Box::new(io::Cursor::new(bytes)) as Source),
+            Box::new(io::sink()),
+            Box::new(io::sink()),
+        )?;
         let booted = boot.finish(Some(BOOT_LIMIT)).context("the boot")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (console, log) = (text(&booted.finished.console), text(&booted.finished.log));
@@ -146,6 +161,18 @@ impl Outcome {
     /// Tells whether the host said that it carried the job out; if not, what happened instead.
     pub fn failure(&self) -> Option<String> {
         self.booted.failure()
+    }
+
+    /// Returns where the guest with this number was when it ended for what it did.
+    ///
+    /// # Panics
+    /// The host did not say so.
+    pub fn crash(&self, number: usize) -> &Crash {
+        let mut ends = self.reports().iter().filter_map(|report| match report {
+            Report::Ended { crash, .. } => Some(crash),
+            _ => None,
+        });
+        ends.nth(number).and_then(Option::as_ref).unwrap_or_else(|| panic!("no report tells where guest {number} was"))
     }
 
     /// Returns what is wrong whatever the guests did: the host must end well, report every guest, and lose no frame.

@@ -12,12 +12,13 @@ use crate::{
 };
 
 /// Every package with those it may import, lower floors first.
-const PACKAGES: [(&str, &[&str]); 11] = [
+const PACKAGES: [(&str, &[&str]); 12] = [
     ("hv-abi", &[]),
     ("wire", &[]),
     ("hv", &["hv-abi"]),
     ("hv-calls", &["hv-abi", "hv"]),
-    ("guest-sdk", &["hv-abi"]),
+    ("guest-sdk-macros", &[]),
+    ("guest-sdk", &["guest-sdk-macros", "hv-abi"]),
     ("loader", &["hv-abi", "hv"]),
     ("host", &["hv-abi", "hv", "hv-calls", "loader", "wire"]),
     ("apps", &["hv-abi", "guest-sdk"]),

@@ -22,7 +22,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Waits, on a thread of its own, for QEMU to connect, and sends it what the source has to give.
+    /// Waits, on a thread of its own, for QEMU to connect and the host program to ask, and sends what the source has to give.
     ///
     /// The thread ends with the source, or with QEMU; where a source never ends, with the process.
     ///
@@ -35,7 +35,9 @@ impl Input {
         thread::spawn(move || {
             // An error means that QEMU has ended: nobody is left to be told.
             if let Ok((mut to, _)) = listener.accept() {
-                let _ = send(&mut source, &mut to);
+                let _ = to.read_exact(&mut [0]).and_then(|()| send(&mut source, &mut to));
+                // QEMU would forget what it has not read yet, were this end closed first.
+                let _ = std::io::copy(&mut to, &mut std::io::sink());
             }
         });
         Ok(Self { path, _folder: folder })

@@ -13,6 +13,8 @@
 //! | [`input`] | sends guests their input |
 //! | [`boot`] | carries a job out: job file, machine, process |
 //! | [`run`] | `cargo xtask run` |
+//! | [`serve`] | `cargo xtask serve` |
+//! | [`new`] | `cargo xtask new` |
 //! | [`backtrace`] | says where a guest was when it ended for what it did |
 //! | [`foreign`] | what `cargo xtask run` does for kernels that were not written for hv |
 //! | [`trace`] | trace file and tables of `cargo xtask run` |
@@ -44,11 +46,13 @@ pub mod foreign;
 pub mod guest;
 pub mod input;
 pub mod kernels;
+pub mod new;
 pub mod peer;
 pub mod qemu;
 pub mod reports;
 pub mod rooms;
 pub mod run;
+pub mod serve;
 pub mod setup;
 pub mod size;
 pub mod sources;

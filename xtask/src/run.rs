@@ -127,7 +127,7 @@ impl Options {
 }
 
 /// Cuts a text at its first equals sign.
-fn parse_pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("must be a name, '=', and what it stands for".to_owned()),
@@ -135,7 +135,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// Reads the files that a guest is given.
-fn read_files(files: &[(String, String)]) -> Result<Vec<File<'static>>> {
+pub(crate) fn read_files(files: &[(String, String)]) -> Result<Vec<File<'static>>> {
     let read = |(name, path): &(String, String)| {
         let data = fs::read(path).with_context(|| format!("cannot read {path}"))?;
         Ok(File { name: name.clone(), data: data.into() })

@@ -152,7 +152,7 @@ fn a_package_outside_the_workspace_is_built_and_run() {
         "[package]\nname = \"stranger\"\nedition = \"2024\"\n[dependencies]\nguest-sdk = {{ path = {:?} }}\n",
         root.join("guest-sdk")
     );
-    let program = "#![no_std]\n#![no_main]\nguest_sdk::entry!(main);\nfn main() { guest_sdk::println!(\"from outside\") }\n";
+    let program = "#![no_std]\n#![no_main]\n#[guest_sdk::main]\nfn main() { guest_sdk::println!(\"from outside\") }\n";
     fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
     fs::write(folder.path().join("src/main.rs"), program).unwrap();
     // The same versions of what guest-sdk needs: no network, nothing new.

@@ -1,12 +1,10 @@
 //! Parses the JSON document in its first argument and prints it with line breaks and indentation.
-#![no_std]
-#![no_main]
+#![cfg_attr(target_os = "none", no_std, no_main)]
 
 use guest_sdk::{ExitCode, args, eprintln, println};
 use serde_json::Value;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() -> ExitCode {
     let Some(text) = args().nth(1) else {
         eprintln!("usage: json <document>");

@@ -44,6 +44,11 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
         &mut self.vm
     }
 
+    /// Ends the session and gives the VM back.
+    pub fn into_vm(self) -> Vm {
+        self.vm
+    }
+
     /// The embedder.
     pub const fn embedder(&mut self) -> &mut E {
         self.embedder

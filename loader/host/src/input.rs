@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use wire::input::Pieces;
+use wire::input::{ASK, Pieces};
 
 use crate::{apic, clock, serial::Serial};
 
@@ -15,7 +15,8 @@ const LINE_MAX_BYTES: usize = 1 << 20;
 
 /// The input of a job's guests: one stream, which all of them share.
 pub(crate) struct Stream {
-    pieces: Pieces,
+    /// `None` before the first byte is asked for.
+    pieces: Option<Pieces>,
     poll_ticks: u64,
 }
 
@@ -29,11 +30,10 @@ pub(crate) enum NoByte {
 }
 
 impl Stream {
-    /// Makes the stream, which is at its end where there is no port for it, on a machine whose time stamp counter has this frequency.
+    /// Makes the stream, on a machine whose time stamp counter has this frequency.
     pub(crate) fn new(tsc_hertz: u64) -> Self {
-        let pieces = if Serial::INPUT.exists() { Pieces::default() } else { Pieces::ended() };
         Serial::INPUT.init();
-        Self { pieces, poll_ticks: tsc_hertz / POLLS_PER_SECOND }
+        Self { pieces: None, poll_ticks: tsc_hertz / POLLS_PER_SECOND }
     }
 
     /// Reads at least a byte, and as many more as are there already.
@@ -70,7 +70,7 @@ impl Stream {
         loop {
             match (0..SPINS).find_map(|_| self.next()) {
                 Some(byte) => return Ok(byte),
-                None if self.pieces.has_ended() => return Err(NoByte::End),
+                None if self.pieces().has_ended() => return Err(NoByte::End),
                 None if clock::now() >= deadline => return Err(NoByte::Late),
                 None => apic::wait_until(deadline.min(clock::now() + self.poll_ticks)),
             }
@@ -79,11 +79,23 @@ impl Stream {
 
     /// The next byte of the input, if it is there already.
     fn next(&mut self) -> Option<u8> {
-        while !self.pieces.has_ended() {
-            if let Some(byte) = self.pieces.take(Serial::INPUT.read_byte()?) {
+        let pieces = self.pieces();
+        while !pieces.has_ended() {
+            if let Some(byte) = pieces.take(Serial::INPUT.read_byte()?) {
                 return Some(byte);
             }
         }
         None
+    }
+
+    /// The pieces to come, which are asked for when they are first needed; none where there is no port for them.
+    fn pieces(&mut self) -> &mut Pieces {
+        self.pieces.get_or_insert_with(|| {
+            if !Serial::INPUT.exists() {
+                return Pieces::ended();
+            }
+            Serial::INPUT.write_bytes(&[ASK]);
+            Pieces::default()
+        })
     }
 }

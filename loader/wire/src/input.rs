@@ -1,7 +1,9 @@
 //! A guest's input, on its way through the third serial port of the host program's machine.
 //!
-//! It comes in pieces: two bytes of length, little-endian, then so many bytes. A piece of length 0 is the input's end.
+//! The host program asks for it by one byte ([`ASK`]), when a guest reads for the first time. It comes in pieces: two bytes of length, little-endian, then so many bytes. A piece of length 0 is the input's end.
 
+/// What the host program sends to get the input.
+pub const ASK: u8 = b'?';
 /// Most bytes of a piece.
 pub const PIECE_MAX_BYTES: usize = u16::MAX as usize;
 

@@ -9,8 +9,7 @@ use alloc::boxed::Box;
 use core::{hint::black_box, mem};
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     let code = black_box(Box::new([0xc3u8; 16]));
     // SAFETY: the address is not null; that it is no function is the point.

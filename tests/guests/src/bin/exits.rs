@@ -5,8 +5,7 @@
 use core::num::ParseIntError;
 use guest_sdk::args;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() -> Result<i32, ParseIntError> {
     args().nth(1).unwrap_or("no code").parse()
 }

@@ -17,8 +17,6 @@ use core::{
 };
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
 /// What a host's stack pointer would become: an address where hosts are likely to have something that they need.
 const HOSTILE: u64 = 0x0020_0000;
 /// How much memory is filled with that, in words: much of what there is, so that some of it lies where a base points.
@@ -39,6 +37,7 @@ const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 const TSS: u64 = 0x89 << 40 | 0x67;
 const TSS_SELECTOR: u16 = 0x18;
 
+#[guest_sdk::main]
 fn main() {
     let spray = vec![HOSTILE; WORDS];
     for base in (1..=STEPS).map(|step| step * STEP + ALIGN).chain(FURTHER) {

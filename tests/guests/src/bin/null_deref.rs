@@ -6,8 +6,7 @@
 use core::ptr;
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     // SAFETY: none; the null page is not mapped, so the guest must end here.
     let value = unsafe { ptr::without_provenance::<u8>(0x10).read_volatile() };

@@ -6,12 +6,11 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 use core::hint::black_box;
-use guest_sdk::{memory_size, println};
+use guest_sdk::{memory, println};
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
-    let size = 2 * memory_size() as usize;
+    let size = 2 * memory::size() as usize;
     println!("asking for {size} bytes");
     black_box(Vec::<u8>::with_capacity(size));
 }

@@ -2,8 +2,7 @@
 #![no_std]
 #![no_main]
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     panic!("the answer is {}", 6 * 7);
 }

@@ -4,8 +4,7 @@
 
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     println!("spinning");
     loop {

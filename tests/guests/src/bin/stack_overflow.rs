@@ -5,8 +5,7 @@
 use core::hint::black_box;
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     println!("depth {}", descend(0));
 }

@@ -7,7 +7,7 @@ use core::arch::x86_64::__cpuid;
 use guest_sdk::{
     BootInfo, Status, Stream,
     call::{nop, raw, register},
-    memory_size, println, tsc_hertz,
+    memory, println,
 };
 use hv_abi::{
     Version, boot,
@@ -16,10 +16,9 @@ use hv_abi::{
     msr::Register,
 };
 
-guest_sdk::entry!(main);
-
 static TEXT: [u8; CONSOLE_MAX_BYTES as usize] = [b'x'; CONSOLE_MAX_BYTES as usize];
 
+#[guest_sdk::main]
 fn main() {
     assert_eq!(nop(), Ok(()));
     unknown_calls();
@@ -44,7 +43,7 @@ fn console_writes() {
     let write = |address, len, stream| call(Number::ConsoleWrite as u32, [address, len, stream, 0]);
     let (text, output) = (TEXT.as_ptr().expose_provenance() as u64, Stream::Output as u64);
 
-    let beyond = memory_size();
+    let beyond = memory::size();
     let low = [0, 0xfff, beyond - 1, beyond, u64::from(u32::MAX)];
     // The edge of the lower half, its hole, the end of the upper half.
     let high = [0x7fff_ffff_ffff, 0x8000_0000_0000, 1 << 63, u64::MAX - 1, u64::MAX];
@@ -62,8 +61,9 @@ fn console_writes() {
 
 fn registers() {
     assert_eq!(register(Register::AbiVersion), u64::from(Version::CURRENT.encode()));
-    assert_eq!(register(Register::MemorySize), memory_size());
-    assert!(tsc_hertz() >= 1_000_000, "{} Hz", tsc_hertz());
+    assert_eq!(register(Register::MemorySize), memory::size());
+    let hertz = register(Register::TscHertz);
+    assert!(hertz >= 1_000_000, "{hertz} Hz");
 }
 
 fn leaves() {

@@ -6,8 +6,7 @@
 use core::ptr;
 use guest_sdk::println;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     let code = ptr::with_exposed_provenance_mut::<u8>(main as fn() as usize);
     // SAFETY: none; code is not writable, so the guest must end here.

@@ -7,8 +7,7 @@ use core::arch::asm;
 use guest_sdk::println;
 use hv_abi::msr::Register;
 
-guest_sdk::entry!(main);
-
+#[guest_sdk::main]
 fn main() {
     // SAFETY: the host refuses the write, so the guest must end here.
     unsafe {

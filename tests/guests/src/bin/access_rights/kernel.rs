@@ -258,7 +258,7 @@ pub fn take_over() -> Tables {
     descriptors();
     // SAFETY: the new tables map all of memory as it was mapped, with more rights.
     unsafe { asm!("mov cr3, {}", in(reg) top) };
-    Tables { tables: [test_table, test_directory, test_pointers, top], memory: guest_sdk::memory_size() }
+    Tables { tables: [test_table, test_directory, test_pointers, top], memory: guest_sdk::memory::size() }
 }
 
 /// Where the user's code lies.

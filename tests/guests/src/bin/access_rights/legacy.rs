@@ -287,7 +287,7 @@ impl Legacy {
         let tables = TABLES.each_ref().map(Page::address);
         TABLES.iter().for_each(|page| (0..512).for_each(|word| page.set(word, 0)));
         let code = kernel::user_code();
-        let memory = guest_sdk::memory_size();
+        let memory = guest_sdk::memory::size();
         let legacy = if mode == Mode::Pae {
             TABLES[0].set(0, tables[1] | P);
             (0..memory >> 21).for_each(|page| TABLES[1].set(page as usize, page << 21 | KERNEL_PAGE | PS));
