@@ -81,6 +81,8 @@ bugs! {
     // Re-checks.
     /// INVLPG and MOV CR3 leave shadow tables as they are that the guest has changed since.
     UnsyncIsNotResynced,
+    /// INVLPG leaves upper-level tables as they are that the guest has changed since.
+    UpperEntriesStay,
     /// A tree of tables that is hung in at another place shows what it was before the guest changed it.
     OldTreesShowChanges,
     /// The frame of a table that is in step is mapped writable.

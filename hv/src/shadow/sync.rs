@@ -92,31 +92,42 @@ impl ShadowMmu {
         if planted(Bug::InvlpgOwesNothing) { FlushDuty::None } else { duty }
     }
 
-    /// Drops the entries for `address` of all unsync tables on its way.
+    /// Drops the last-level entries for `address` of all unsync tables, and every upper-level table that is unsync: INVLPG forgets the upper entries of all
+    /// addresses (APM vol. 2, 3.1.7, EFER.TCE, which guests are not offered).
     fn drop_unsync_entries(&mut self, address: Gva) -> FlushDuty {
-        let mut duty = FlushDuty::None;
+        let mut duty = self.empty_unsync_uppers();
         for &table in &self.unsync {
-            let level = usize::from(self.tables.get(table).key.role.level);
-            if level > 1 {
-                // What is known of the levels above the last may be wrong.
-                self.recent = Region::NONE;
-            }
             let base = self.tables.base(table, self.root);
-            if base.is_some_and(|base| (base.0 ^ address.0) & LINEAR >= span(level + 1)) {
+            if base.is_some_and(|base| (base.0 ^ address.0) & LINEAR >= span(2)) {
                 continue;
             }
-            let entries = self.tables.get(table).key.role.entries_of_one(index(address, level));
-            for entry in entries {
-                let at = Leaf { table, entry: entry as u32 };
-                if self.tables.entry(at).contains(Entry::PRESENT) {
-                    self.tables.store(at, Entry::empty());
-                    self.epoch += EPOCH;
-                    let one = level == 1 && base.is_some();
-                    duty = duty.and(if one { FlushDuty::Address(address) } else { FlushDuty::Asid });
-                }
+            let at = Leaf { table, entry: index(address, 1) as u32 };
+            if self.tables.entry(at).contains(Entry::PRESENT) {
+                self.tables.store(at, Entry::empty());
+                self.epoch += EPOCH;
+                duty = duty.and(if base.is_some() { FlushDuty::Address(address) } else { FlushDuty::Asid });
             }
         }
         duty
+    }
+
+    fn empty_unsync_uppers(&mut self) -> FlushDuty {
+        let Self { tables, unsync, .. } = self;
+        let before = unsync.len();
+        unsync.retain(|&table| {
+            let is_last = tables.get(table).key.role.level == 1;
+            if !is_last && !planted(Bug::UpperEntriesStay) {
+                tables.empty(table);
+            }
+            is_last
+        });
+        if unsync.len() == before {
+            return FlushDuty::None;
+        }
+        // What is known of the levels above the last may be wrong.
+        self.recent = Region::NONE;
+        self.epoch += EPOCH;
+        FlushDuty::Asid
     }
 
     /// Says that hv itself changed the content of a guest frame, after `memory` told what it had to do for that.

@@ -2,7 +2,7 @@
 
 use super::{
     FlushDuty,
-    paging::{LEVELS, Mode, Rights},
+    paging::{LEVELS, Rights},
     rmap::Leaf,
     walk::span,
 };
@@ -51,14 +51,6 @@ impl Role {
     /// The role of a top table with this format.
     pub const fn root(level: usize, format: u8) -> Self {
         Self { level: level as u8, source: Source::Table, rights: Rights::all().bits(), part: 0, format }
-    }
-
-    /// The entries that stand for the same entry of the guest's table as the one at `index`: two for what maps 4 MiB in two-level paging.
-    pub fn entries_of_one(self, index: usize) -> core::ops::Range<usize> {
-        const MODE: u8 = 3;
-        let count = if self.level == 2 && self.format & MODE == Mode::TwoLevel as u8 { 2 } else { 1 };
-        let first = index & !(count - 1);
-        first..first + count
     }
 }
 

@@ -18,13 +18,14 @@ const TWO: usize = 1;
 const LAST: usize = 3;
 
 /// A story and what it is about.
-pub const STORIES: [(&str, fn()); 10] = [
+pub const STORIES: [(&str, fn()); 11] = [
     ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
     ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
     ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
     ("the embedder writes to a shared page", the_embedder_writes_to_a_shared_page),
     ("code moves", code_moves),
     ("a tree is hung into another address space", a_tree_is_hung_into_another_address_space),
+    ("upper entries go with any INVLPG", upper_entries_go_with_any_invlpg),
     ("a 4 MiB page is forgotten", a_4_mib_page_is_forgotten),
     ("an address is forgotten", an_address_is_forgotten),
     ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
@@ -125,6 +126,17 @@ fn a_tree_is_hung_into_another_address_space() {
     m.kernel_write(OTHER_ROOT, WORDS[0], layout::frame(1) | LINK);
     read(&mut m, TWO);
     read(&mut m, ONE);
+    m.finish();
+}
+
+/// The page is not the one that INVLPG names, and has no translation of its own yet.
+fn upper_entries_go_with_any_invlpg() {
+    let mut m = machine(data(0) | READ_ONLY, data(1) | READ_ONLY);
+    read(&mut m, ONE);
+    m.kernel_write(4, WORDS[1], data(0) | READ_ONLY);
+    m.edit_entry(address(ONE), 2, layout::frame(4) | LINK);
+    m.invlpg(address(7));
+    read(&mut m, TWO);
     m.finish();
 }
 
