@@ -5,6 +5,7 @@ use crate::{
     addr::Gpa,
     insn::ControlAccess,
     plant::{Bug, planted},
+    shadow::FlushDuty,
     vcpu::{Cached, CodeMode, ControlRegisters, SegmentRegister},
     x86::{Cr0Flags, Exception},
 };
@@ -96,7 +97,10 @@ pub(super) fn change(context: &mut Context<'_>, control: &ControlRegisters, cach
     if cached == Cached::Goes {
         match context.mmu.load_root(&paging) {
             Ok(duty) => context.vcpu.owe(duty),
-            Err(error) => return Next::Break(Stop::Host(error)),
+            Err(error) => {
+                context.vcpu.owe(FlushDuty::Asid);
+                return Next::Break(Stop::Host(error));
+            }
         }
     }
     context.vcpu.set_control(control, &paging);

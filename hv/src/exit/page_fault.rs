@@ -4,7 +4,7 @@ use super::{Next, Stop, inject};
 use crate::{
     addr::Gva,
     mem::GuestMemory,
-    shadow::{Access, Outcome, PageFault, Privilege, ShadowMmu},
+    shadow::{Access, FlushDuty, Outcome, PageFault, Privilege, ShadowMmu},
     vcpu::Vcpu,
     x86::PageFaultCode,
 };
@@ -34,7 +34,10 @@ pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMem
                 Outcome::Denied(gpa) => Next::Break(Stop::Denied { gpa, address, kind: access.kind }),
             }
         }
-        Err(error) => Next::Break(Stop::Host(error)),
+        Err(error) => {
+            vcpu.owe(FlushDuty::Asid);
+            Next::Break(Stop::Host(error))
+        }
     }
 }
 

@@ -2,10 +2,17 @@
 //!
 //! # One fault, from exit to filled entry
 //!
-//! A fault comes in ([`ShadowMmu::fault`]). The guest's tables are walked as the processor would walk them ([`walk()`]), in whatever paging mode the
-//! guest is, which yields the page fault that the guest is owed, or a translation, accessed and dirty bits set. Shadow tables for the levels above the
-//! last are found or made, and linked (`enter_region`); the translation's frame comes from guest memory, zeroed or copied at that moment if need be; a
-//! leaf is filled with what guest *and* host allow (`leaf`), and neighbours that the guest has used before with it (`prefetch`).
+//! A fault comes in ([`ShadowMmu::fault`]), and goes three ways, the commonest first:
+//!
+//! 1. It lies in the 2 MiB that were filled last (`serve_recent`). What the levels above allow is known, as a page-walk cache would know it; one entry of
+//!    the guest is read, and one of the shadow written.
+//! 2. The guest has nothing there (`walk::absent`), and is told so.
+//! 3. Anything else (`fill_any`). The guest's tables are walked as the processor would walk them ([`walk()`]), in whatever paging mode the guest is, which
+//!    yields the page fault that the guest is owed, or a translation, accessed and dirty bits set. Shadow tables for the levels above the last are found
+//!    or made, and linked (`enter_region`); the translation's frame comes from guest memory, zeroed or copied at that moment if need be; a leaf is filled
+//!    with what guest *and* host allow (`leaf`).
+//!
+//! Neighbours that the guest has used before are filled with it (`prefetch`).
 //!
 //! # What the tables are
 //!
@@ -203,7 +210,8 @@ impl ShadowMmu {
     /// The duty covers everything that had to change on the way, whatever the outcome.
     ///
     /// # Errors
-    /// [`Error::NoFrames`] and [`Error::NoHeap`]: the host has no memory for the guest.
+    /// [`Error::NoFrames`] and [`Error::NoHeap`]: the host has no memory for the guest. What had to change before that is not told: the caller owes
+    /// [`FlushDuty::Asid`].
     #[inline]
     pub fn fault(
         &mut self,

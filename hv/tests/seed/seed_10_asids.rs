@@ -2,8 +2,9 @@
 
 use crate::stage::{CODE, LONG, QUIET, Stage, leave, offered, puppet, vm};
 use hv::{
-    Cpu, Stop,
+    Cpu, Error, Stop,
     addr::{Gpa, Gva},
+    mem::Page,
     shadow::FlushDuty,
     svm::{Clean, ExitCode, Features, TlbControl, Vmcb},
 };
@@ -16,6 +17,7 @@ pub const TESTS: &[fn()] = &[
     another_cpu_gives_its_own,
     duties_are_discharged_as_the_processor_can,
     nothing_is_flushed_for_nothing,
+    a_fault_that_the_host_has_no_frames_for_owes_everything,
 ];
 
 const KEEP: u32 = TlbControl::Keep as u32;
@@ -128,6 +130,20 @@ fn nothing_is_flushed_for_nothing() {
     assert_eq!(stage.fault(&[0x0f, 0x01, 0x38], ExitCode::INVLPG, if_assisted(), CODE), None);
     let after = *stage.cpu.counters();
     assert_eq!(after.asid_flushes + after.address_flushes, before.asid_flushes + before.address_flushes + 1);
+}
+
+#[test]
+fn a_fault_that_the_host_has_no_frames_for_owes_everything() {
+    let mut stage = Stage::new(&LONG);
+    let before = tlb(&enter(&mut stage));
+    let hoard: Vec<_> = std::iter::from_fn(|| stage.arena.frames().take().ok()).map(Page::<[u64; 512]>::new).collect();
+    // What had to go on the way to the frame that was missing is gone.
+    stage.strings.push(|vmcb, _| leave(vmcb, ExitCode::PAGE_FAULT, 0, CODE));
+    assert_eq!(stage.run(), Stop::Host(Error::NoFrames));
+    drop(hoard);
+    let after = tlb(&enter(&mut stage));
+    assert!(after.0 != before.0 || after.1 == FLUSH_ASID, "{after:?}");
+    stage.close();
 }
 
 /// EXITINFO1 of INVLPG, where the processor decodes.
