@@ -154,6 +154,10 @@ pub fn measure(filter: &str) -> Result<Figures> {
                 tasks.push(task(row, guest_loop(test, operations, registers, frames, handler)));
             }
             How::Alternate => tasks.push(task(row, Measure::Alternate(SWITCHES))),
+            How::Call(call) => {
+                let image = program("test-guests", "calls")?.into();
+                tasks.push(task(row, Measure::Call { image, call }));
+            }
             How::ColdStart(name, memory) => {
                 let image = program("test-guests", name)?.into();
                 tasks.push(task(row, Measure::ColdStart { image, memory }));

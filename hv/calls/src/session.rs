@@ -44,6 +44,11 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
         &mut self.vm
     }
 
+    /// The VM and the embedder, side by side.
+    pub const fn parts(&mut self) -> (&mut Vm, &mut E) {
+        (&mut self.vm, self.embedder)
+    }
+
     /// Ends the session and gives the VM back.
     pub fn into_vm(self) -> Vm {
         self.vm

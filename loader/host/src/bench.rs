@@ -4,6 +4,8 @@
 //! the guest runs on the loader's tables and the ordinary run loop, and the rows that need fresh pages map 4096 of them like any kernel would.
 #![expect(unsafe_code, reason = "measures the world switch alone")]
 
+mod calls;
+
 use alloc::{borrow::Cow, sync::Arc, vec::Vec};
 
 use hv::{
@@ -56,6 +58,7 @@ pub(crate) fn run(hypervisor: &Arc<Hypervisor>, cpu: &mut Cpu<Processor>, benchm
             Measure::FullSwitch(times) => (*times, bench.full_switch(cpu, *times)?),
             Measure::Loop(test) => (test.operations, without(bench.measure(cpu, test)?, null)),
             Measure::Alternate(times) => (2 * times, bench.alternate(cpu, *times)?),
+            Measure::Call { image, call } => (calls::count(), calls::measure(hypervisor, cpu, image, *call)?),
             Measure::ColdStart { image, memory } => (COLD_STARTS, cold_start(hypervisor, cpu, image, *memory)),
         };
         report::send(&Report::Row(Row { name: row.clone(), operations, ticks, seam }));

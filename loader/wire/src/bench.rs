@@ -69,6 +69,23 @@ pub enum Measure<'a> {
         /// Memory size in bytes.
         memory: u64,
     },
+    /// Calls of a function of a guest, there and back.
+    Call {
+        /// The ELF file's bytes: the guest `calls`.
+        #[serde(borrow)]
+        image: Cow<'a, [u8]>,
+        /// Which function.
+        call: Call,
+    },
+}
+
+/// A function of the guest `calls`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Call {
+    /// One that takes nothing and returns nothing.
+    Empty,
+    /// One that takes 24 KiB and returns 8 KiB.
+    Bytes,
 }
 
 /// A loop of the benchmark guest.

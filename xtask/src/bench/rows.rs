@@ -3,7 +3,7 @@
 use Frames::{Absent, Present, Unmapped};
 use Register::{R8, R9, R10, R11, Rbx};
 use wire::bench::{
-    Frames, Handler, Register,
+    Call as Function, Frames, Handler, Register,
     layout::{COUNT, FRAMES, PAGES, ROOTS, TABLES},
 };
 
@@ -41,10 +41,12 @@ pub enum How {
     Faults(&'static str, u64, &'static [(Register, u64)], Frames, Handler),
     /// Two VMs that leave to the embedder by turns.
     Alternate,
+    /// A typed call of a function of the guest `calls`, from the embedder and back.
+    Call(Function),
     /// From a verified image, one of `tests/guests`, to its first call, in so many bytes of memory.
     ColdStart(&'static str, u64),
 }
-use How::{Alternate, Boot, ColdStart, Faults, FullSwitch, Loop};
+use How::{Alternate, Boot, Call, ColdStart, Faults, FullSwitch, Loop};
 
 /// Which of a row's numbers stands for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,6 +127,8 @@ pub const ROWS: &[Row] = &[
     row("vm/alternate", Alternate).target(250),
     row("cold/64k", ColdStart("cold_64k", 2 << 20)).target(15_000).kvm("e_cold_64K_2M_other_vm_alive_total"),
     row("cold/1m", ColdStart("cold_1m", 16 << 20)).target(30_000).kvm("e_cold_1M_16M_other_vm_alive_total"),
+    row("call/typed-empty", Call(Function::Empty)).target(500).exits(1.0),
+    row("call/bytes-24k-in-8k-out", Call(Function::Bytes)).exits(1.0),
     row("clock/read", Loop("clock", TIMES, &[(R8, 1 << 32)], Present)).exits(0.0),
 ];
 
