@@ -22,7 +22,7 @@ pub const MEMORY_BYTES: u64 = 16 << 20;
 /// How long a guest may run that does not ask for another time.
 const GUEST_LIMIT_MS: u64 = 30_000;
 /// How long a boot may take; the machine may be busy with others.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How many lines of console and log a failure shows.
 const LAST_LINES: usize = 30;
 
