@@ -21,6 +21,7 @@
 //! | [`args`], [`mod@env`] | arguments and environment |
 //! | [`fs`] | files that the host handed in |
 //! | [`time`] | clocks, sleep |
+//! | `timer` | interrupts, once or again and again (on the bare machine only) |
 //! | [`random`] | random bytes, for the crate `getrandom` too |
 //! | [`functions`], [`macro@function`], [`macro@host`], [`serve!`] | functions that the host calls, and functions of the host |
 //! | [`memory`] | what there is, and what is used |
@@ -62,6 +63,8 @@ pub mod memory;
 pub mod mock;
 pub mod random;
 pub mod time;
+#[cfg(target_os = "none")]
+pub mod timer;
 
 mod exit;
 #[cfg(any(test, target_os = "none"))]

@@ -27,6 +27,12 @@ impl Instant {
         Self(backend::now_ns())
     }
 
+    /// The reading that shows so many nanoseconds.
+    #[cfg(target_os = "none")]
+    pub(crate) const fn from_ns(ns: u64) -> Self {
+        Self(ns)
+    }
+
     /// Returns how long ago this was; zero if it is yet to come.
     pub fn elapsed(self) -> Duration {
         Self::now() - self

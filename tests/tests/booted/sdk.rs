@@ -72,6 +72,14 @@ fn platform() -> Vec<Trial> {
             },
         ),
         case(
+            "a_timer_interrupts_exactly_as_often_as_it_should",
+            || Boot::new().on(COUNTING()).program("interrupts", &[]),
+            |outcome| {
+                let said = "50 ticks while it worked\n200 ticks in 200 ms while it was halted\n1 tick once\n";
+                assert_eq!((outcome.console.as_str(), outcome.end(0)), (said, &End::Exit(0)));
+            },
+        ),
+        case(
             "the_clock_takes_no_exit",
             || Boot::new().program("clock", &["10"]).program("clock", &["100000"]),
             |outcome| {
