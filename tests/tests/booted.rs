@@ -7,6 +7,8 @@
 mod kernels;
 #[path = "booted/sdk.rs"]
 mod sdk;
+#[path = "booted/seed.rs"]
+mod seed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,7 +29,18 @@ const DIGEST_OF_PATTERN: &str = "a117210941a0b00dcb2d8577e680d84b6fa0eaf760d2afc
 const FIRST_BYTE_MAX_INSTRUCTIONS: u64 = 30_000_000;
 
 fn main() {
-    let cases = [apps(), machines(), faults(), refusals(), limits(), host_state(), rights(), kernels::trials(), sdk::trials()];
+    let cases = [
+        apps(),
+        machines(),
+        faults(),
+        refusals(),
+        limits(),
+        host_state(),
+        rights(),
+        kernels::trials(),
+        sdk::trials(),
+        seed::trials(),
+    ];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }
 

@@ -13,6 +13,8 @@ struct Kernel {
     script: &'static str,
     /// Sources, and options that only it has.
     words: &'static str,
+    /// Sources behind them.
+    sources: &'static str,
     form: Form,
 }
 
@@ -25,13 +27,20 @@ enum Form {
 }
 
 const C: &str = "print.c traps.c apic.c kernel.c stubs.S";
-const KERNELS: [Kernel; 6] = [
-    Kernel { name: "pvh64", script: "kernel.ld", words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
-    Kernel { name: "pvh32", script: "kernel.ld", words: "-m32 pvh32.S", form: Form::Elf },
-    Kernel { name: "multiboot", script: "kernel.ld", words: "-m32 multiboot.S", form: Form::Elf },
-    Kernel { name: "multiboot_flat", script: "kernel.ld", words: "-m32 -DFLAT multiboot.S", form: Form::Bare },
-    Kernel { name: "raw", script: "raw.ld", words: "-m32 raw.S", form: Form::Bare },
-    Kernel { name: "reset", script: "reset.ld", words: "-m32 -DRESET raw.S", form: Form::Bare },
+const VCPU: &str = "print.c vcpu.c stubs.S";
+const HOSTILE: &str = "print.c hostile.c stubs.S";
+const KERNELS: [Kernel; 11] = [
+    Kernel { name: "pvh64", script: "kernel.ld", sources: C, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
+    Kernel { name: "pvh32", script: "kernel.ld", sources: C, words: "-m32 pvh32.S", form: Form::Elf },
+    Kernel { name: "multiboot", script: "kernel.ld", sources: C, words: "-m32 multiboot.S", form: Form::Elf },
+    Kernel { name: "multiboot_flat", script: "kernel.ld", sources: C, words: "-m32 -DFLAT multiboot.S", form: Form::Bare },
+    Kernel { name: "raw", script: "raw.ld", sources: "", words: "-m32 raw.S", form: Form::Bare },
+    Kernel { name: "reset", script: "reset.ld", sources: "", words: "-m32 -DRESET raw.S", form: Form::Bare },
+    Kernel { name: "tour", script: "reset.ld", sources: "", words: "-m64 tour.S", form: Form::Bare },
+    Kernel { name: "vcpu64", script: "kernel.ld", sources: VCPU, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
+    Kernel { name: "vcpu32", script: "kernel.ld", sources: VCPU, words: "-m32 pvh32.S", form: Form::Elf },
+    Kernel { name: "hostile64", script: "kernel.ld", sources: HOSTILE, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
+    Kernel { name: "hostile32", script: "kernel.ld", sources: HOSTILE, words: "-m32 pvh32.S", form: Form::Elf },
 ];
 /// Code that touches no vector registers and needs no library, linked at fixed addresses.
 const FLAGS: &str = "-O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-pie -fno-stack-protector -fcf-protection=none \
@@ -58,7 +67,7 @@ pub fn build(name: &str) -> Result<PathBuf> {
     let mut gcc = Command::new("gcc");
     gcc.current_dir(&sources).args(FLAGS.split_whitespace()).args(kernel.words.split_whitespace());
     if kernel.script == "kernel.ld" {
-        gcc.arg(format!("-DNAME=\"{name}\"")).args(C.split_whitespace());
+        gcc.arg(format!("-DNAME=\"{name}\"")).args(kernel.sources.split_whitespace());
     }
     run(gcc.args(["-T", kernel.script, "-o"]).arg(&elf), name)?;
     let image = match kernel.form {

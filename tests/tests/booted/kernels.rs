@@ -19,12 +19,12 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A boot whose clock counts instructions: timers come exactly when they should, and every run is the same.
-fn counting() -> Boot {
+pub fn counting() -> Boot {
     Boot::new().on(Platform { clock: Clock::Instructions, ..Platform::default() })
 }
 
 /// A kernel of ours with a command line.
-fn kernel(name: &str, entry: Entry, words: &str) -> Guest<'static> {
+pub fn kernel(name: &str, entry: Entry, words: &str) -> Guest<'static> {
     let path = kernels::build(name).unwrap_or_else(|error| panic!("{error:#}"));
     let image = fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     foreign(name, image, entry, words)
