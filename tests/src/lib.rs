@@ -4,17 +4,24 @@
 //! The host program and the guests of the workspace are built once per process, when they are first asked for.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, fmt::Write, fs, io, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use wire::{Crash, End, Guest, Job, Report, Verbosity};
+use wire::{Crash, End, Guest, Job, Report, Verbosity, trace::Detail};
 use xtask::{
     boot::{self, Platform},
     cargo::{self, Build, Progress},
     guest::GUEST_PACKAGES,
     input::Source,
     qemu::last_lines,
-    setup,
+    setup, trace,
 };
 
 /// Memory of a guest that does not ask for another size.
@@ -60,10 +67,21 @@ fn build() -> Result<Built> {
     Ok(Built { host, guests })
 }
 
+/// The host program that counts its guests' exits.
+fn counting_host() -> &'static Path {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || cargo::build_variant("host", "host", trace::FEATURE, Progress::Hidden).map_err(|error| format!("{error:#}"));
+    match BUILT.get_or_init(build) {
+        Ok(path) => path,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// A boot to be made.
 #[derive(Default)]
 pub struct Boot {
     platform: Platform,
+    exits: Exits,
     guests: Vec<Guest<'static>>,
     input: Option<Vec<u8>>,
 }
@@ -83,6 +101,11 @@ impl Boot {
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = Some(bytes.into());
         self
+    }
+
+    /// Has the host count the guests' exits by kind ([`Report::ExitTotals`]); it says little else.
+    pub fn counting_exits(self) -> Self {
+        Self { exits: Exits::Counted, ..self }
     }
 
     /// Adds a guest of the workspace.
@@ -115,10 +138,14 @@ impl Boot {
     /// QEMU could not be run; what went wrong inside is told by [`Outcome::unsound`].
     pub fn run(self) -> Result<Outcome> {
         let names: Vec<_> = self.guests.iter().map(|guest| guest.name.clone()).collect();
-        let job = Job { verbosity: Verbosity::Info, guests: self.guests, ..Job::default() };
+        let (host, verbosity) = match self.exits {
+            Exits::NotCounted => (&*built().host, Verbosity::Info),
+            Exits::Counted => (counting_host(), Verbosity::Error),
+        };
+        let job = Job { verbosity, guests: self.guests, exits: Detail::Totals, ..Job::default() };
         let boot = boot::Boot::start_with(
             self.platform,
-            &built().host,
+            host,
             job,
             self.input.map(|bytes| Box::new(io::Cursor::new(bytes)) as Source),
             Box::new(io::sink()),
@@ -129,6 +156,14 @@ impl Boot {
         let (console, log) = (text(&booted.finished.console), text(&booted.finished.log));
         Ok(Outcome { names, console, log, booted })
     }
+}
+
+/// Whether exits are counted by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Exits {
+    #[default]
+    NotCounted,
+    Counted,
 }
 
 /// What came of a boot.

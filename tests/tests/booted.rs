@@ -5,6 +5,8 @@
 
 #[path = "booted/kernels.rs"]
 mod kernels;
+#[path = "booted/random.rs"]
+mod random;
 #[path = "booted/sdk.rs"]
 mod sdk;
 #[path = "booted/seed.rs"]
@@ -40,6 +42,7 @@ fn main() {
         kernels::trials(),
         sdk::trials(),
         seed::trials(),
+        random::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }

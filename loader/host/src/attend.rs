@@ -7,7 +7,7 @@ use host::record::Worker;
 use hv::{Cpu, Stop, Vm, exit::GuestBytes, vm::WriteError};
 use hv_abi::call::{Status, Stream};
 use hv_calls::Embedder;
-use wire::{Disturb, End, Input, Report};
+use wire::{Disturb, End, Guest, Input, Report};
 
 use crate::{
     apic, clock, disturb, guest_panic, input,
@@ -32,6 +32,8 @@ pub(crate) struct Attendant {
     pub(crate) source: Input,
     /// The time stamp at which the present guest is ended; all ones for never.
     pub(crate) deadline: u64,
+    /// How many exits the present guest may take; all ones for any number.
+    limit_exits: u64,
     /// The interrupts that come while the present guest runs, for tests.
     disturbed: Option<disturb::Run>,
     console: Console,
@@ -64,7 +66,7 @@ impl Embedder for Attendant {
             Stop::Interrupted => {}
             other => return ControlFlow::Break(other),
         }
-        if clock::now() < self.deadline { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
+        self.go_on(vm)
     }
 }
 
@@ -72,16 +74,34 @@ impl Attendant {
     /// Makes one without a guest.
     pub(crate) fn new(cpu: Cpu<Processor>, tsc_hertz: u64) -> Self {
         let input = input::Stream::new(tsc_hertz);
-        Self { cpu, tsc_hertz, input, source: Input::None, deadline: u64::MAX, disturbed: None, console: Console::Silent }
+        Self {
+            cpu,
+            tsc_hertz,
+            input,
+            source: Input::None,
+            deadline: u64::MAX,
+            limit_exits: u64::MAX,
+            disturbed: None,
+            console: Console::Silent,
+        }
     }
 
-    /// Turns to a guest that may run for so many milliseconds; 0 is no limit.
-    pub(crate) fn begin(&mut self, source: Input, limit_ms: u64, disturb: Disturb) {
+    /// Tells whether the guest is within its limits.
+    pub(crate) fn go_on(&self, vm: &Vm) -> ControlFlow<Stop> {
+        let within = clock::now() < self.deadline && vm.vcpu().exits() < self.limit_exits;
+        if within { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
+    }
+
+    /// Turns to a guest, whose input comes from `source`.
+    pub(crate) fn begin(&mut self, source: Input, guest: &Guest<'_>) {
         self.source = source;
-        self.deadline = match limit_ms {
+        let limit_us = guest.limit_ms.saturating_mul(1000).saturating_add(guest.limit_us);
+        self.deadline = match limit_us {
             0 => u64::MAX,
-            limit => clock::now().saturating_add(limit.saturating_mul(self.tsc_hertz / 1000)),
+            limit => clock::now().saturating_add(limit.saturating_mul(self.tsc_hertz / 1_000_000)),
         };
+        self.limit_exits = if guest.limit_exits == 0 { u64::MAX } else { guest.limit_exits };
+        let disturb = guest.disturb;
         self.disturbed = (disturb != Disturb::Not).then(|| disturb::Run::new(disturb));
         // A deadline that has passed makes the timer come again and again.
         apic::arm(if self.disturbed.is_some() { clock::now() } else { self.deadline });

@@ -19,7 +19,7 @@ use hv_calls::Embedder;
 use loader::{Given, Kernel, Module, Protocol, RawAt};
 use wire::{Absent, Entry, Guest, Report};
 
-use crate::{attend::Attendant, clock, report};
+use crate::{attend::Attendant, report};
 
 /// How a guest is to be loaded that is no unikernel; `None` is a unikernel.
 pub(crate) fn protocol(guest: &Guest<'_>) -> Option<Protocol> {
@@ -90,7 +90,7 @@ impl Foreign {
         if self.platform.take_interrupt() {
             self.vm.vcpu_mut().raise_pin(Pin::Lint0);
         }
-        if clock::now() < attendant.deadline { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
+        attendant.go_on(&self.vm)
     }
 
     /// Carries out an access to a port.

@@ -44,7 +44,7 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     let hardware = unsafe { RealCpu::new() };
     let hypervisor = Hypervisor::new(frames, &hardware, Platform { tsc_hertz })?;
     #[cfg(feature = "trace")]
-    let hardware = crate::trace::Traced::new(hardware, tsc_hertz);
+    let hardware = crate::trace::Traced::new(hardware, tsc_hertz, job.exits);
     let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?.with_timer(&apic::GuestTimer);
     let store = store::Store::default();
     let functions = store::functions(&store).map_err(|_| hv::Error::NoHeap)?;
@@ -120,7 +120,7 @@ impl Host<'_> {
             Ok(vm) => vm,
             Err(error) => return Run::refused(&error),
         };
-        self.attendant.begin(guest.input, guest.limit_ms, guest.disturb);
+        self.attendant.begin(guest.input, guest);
         let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
         let stop = session.run();
         apic::disarm();
@@ -134,7 +134,7 @@ impl Host<'_> {
             Ok(kernel) => kernel,
             Err(reason) => return Run::refused(&reason),
         };
-        self.attendant.begin(guest.input, guest.limit_ms, guest.disturb);
+        self.attendant.begin(guest.input, guest);
         let stop = kernel.run(&mut self.attendant);
         apic::disarm();
         let end = attend::end(kernel.vm(), stop);
@@ -168,7 +168,7 @@ impl Host<'_> {
                 Ok(vm) => vm,
                 Err(error) => return Run::refused(&error),
             };
-            self.attendant.begin(wire::Input::None, guest.limit_ms, guest.disturb);
+            self.attendant.begin(wire::Input::None, guest);
             let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
             let reply = session.call::<_, String>(function, line.as_str());
             let ticks = clock::now() - start;

@@ -13,12 +13,14 @@ use hv::{
     svm::{Event, Vmcb},
     x86::CpuidRegisters,
 };
-use wire::Report;
+use wire::{Report, trace::Detail};
 
 use crate::{report, watch::Watch};
 
 /// How many exits one report holds.
 const PIECE: usize = 256;
+/// After how many runs of a guest the embedder has a look at it.
+const RUNS_PER_LOOK: u64 = 64;
 
 /// A processor that records what runs on it.
 ///
@@ -27,12 +29,16 @@ pub(crate) struct Traced<H> {
     hardware: H,
     tsc_hertz: u64,
     record: RefCell<Record>,
+    /// How many exits are recorded one by one.
+    room: usize,
+    runs: u64,
 }
 
 impl<H> Traced<H> {
-    /// Makes a processor that records of one whose time stamp counter has this frequency.
-    pub(crate) fn new(hardware: H, tsc_hertz: u64) -> Self {
-        Self { hardware, tsc_hertz, record: RefCell::new(Record::new(EXITS_MAX)) }
+    /// Makes a processor that records, in this detail, of one whose time stamp counter has this frequency.
+    pub(crate) fn new(hardware: H, tsc_hertz: u64, detail: Detail) -> Self {
+        let room = if detail == Detail::Exits { EXITS_MAX } else { 0 };
+        Self { hardware, tsc_hertz, record: RefCell::new(Record::new(room)), room, runs: 0 }
     }
 }
 
@@ -50,7 +56,7 @@ impl<H: Hw> Watch for Traced<H> {
         report::send(&Report::ExitTotals(totals));
         // There may not be room for two.
         drop(exits);
-        self.record.replace(Record::new(EXITS_MAX));
+        self.record.replace(Record::new(self.room));
     }
 }
 
@@ -78,6 +84,10 @@ impl<H: Hw> Hw for Traced<H> {
     }
 
     unsafe fn run(&mut self, vmcb: &mut Vmcb, vmcb_at: Hpa, registers: &mut Registers, host_area: Hpa) {
+        self.runs = self.runs.wrapping_add(1);
+        if self.runs.is_multiple_of(RUNS_PER_LOOK) {
+            crate::cpu::local().kick.raise();
+        }
         let record = self.record.get_mut();
         let called = self.hardware.tsc();
         let delivery = if Event::decode(vmcb.control.event_injection).is_some() { Delivery::Event } else { Delivery::Nothing };

@@ -59,6 +59,8 @@ pub struct Job<'a> {
     pub wall_ns: Option<u64>,
     /// Where guests' seeds come from.
     pub entropy: Entropy,
+    /// How much a host that traces tells of their exits.
+    pub exits: trace::Detail,
     /// The guests to run, one after the other, each in a VM of its own.
     #[serde(borrow)]
     pub guests: Vec<Guest<'a>>,
@@ -109,6 +111,10 @@ pub struct Guest<'a> {
     pub memory: u64,
     /// Longest time it may run, in milliseconds; 0 is no limit.
     pub limit_ms: u64,
+    /// So many microseconds more; 0 with no milliseconds is no limit.
+    pub limit_us: u64,
+    /// Most exits it may take; 0 is no limit. A host that traces looks every few exits, another one whenever it serves the guest.
+    pub limit_exits: u64,
     /// Whether the host has interrupts come while it runs.
     pub disturb: Disturb,
 }
@@ -281,6 +287,7 @@ mod tests {
             tsc_hertz: Some(1_000_000_000),
             wall_ns: Some(7),
             entropy: Entropy::Mixed([3; 32]),
+            exits: trace::Detail::Totals,
             guests: vec![Guest {
                 name: "hello".into(),
                 image: vec![0x7f, b'E', 0, 0].into(),
@@ -294,6 +301,8 @@ mod tests {
                 profile: Profile::V2Bare,
                 memory: 16 << 20,
                 limit_ms: 500,
+                limit_us: 9,
+                limit_exits: 7,
                 disturb: Disturb::WithInterrupts,
             }],
             benchmark: Some(Benchmark {

@@ -3,6 +3,16 @@
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+/// How much a host that traces tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Detail {
+    /// Every exit, as long as there is room, and the totals.
+    #[default]
+    Exits,
+    /// The totals alone.
+    Totals,
+}
+
 /// One exit: the guest's run before it, and what came of it until the guest was entered again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Exit {

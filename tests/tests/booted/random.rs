@@ -1,0 +1,551 @@
+//! Random guests: random code in every mode of the processor, biased towards instructions that exit and towards values that mean something.
+//!
+//! `HV_GUEST=7` runs guest 7 alone and shows what came of it.
+//!
+//! Each has a VM of its own and 300 exits or 200,000 instructions at most, the host's for it included. The run goes on until each kind of exit was taken often enough.
+
+use std::{collections::BTreeMap, env, fmt::Write, fs};
+
+use libtest_mimic::{Failed, Trial};
+use tests::{Boot, Outcome};
+use wire::{End, Entry, Guest, Report};
+use xtask::kernels;
+
+use crate::kernels::counting;
+
+/// How many guests run in one boot.
+const GUESTS_PER_BOOT: u64 = 200;
+/// How many run in all, and how often each kind of exit must be taken, at least: in an ordinary run, whose guests are too few for that, and with HV_DEEP=1.
+const LEAST: Least = Least { guests: 200, exits: 0, most: 200 };
+const LEAST_DEEP: Least = Least { guests: 10_000, exits: 100, most: 40_000 };
+/// A microsecond is a thousand instructions.
+const LIMIT_US: u64 = 200;
+const LIMIT_EXITS: u64 = 300;
+const MEMORY: u64 = 4 << 20;
+
+/// Kinds of exits, by how their names in the trace begin. These cannot be taken under QEMU 7.2, which does not know the intercept, or never raises the event:
+/// RDTSCP, ICEBP, INVD (which it takes for WBINVD), XSETBV (undefined without CR4.OSXSAVE, which guests are not offered), RDPRU, task switches, FERR freezes,
+/// #DF (which goes on to shutdown), #AC, #MC, SMI, INIT. NMIs come from the host, which has none for a guest. RDTSC, PUSHF and the like are not intercepted.
+const KINDS: [&str; 31] = [
+    "CR read",
+    "CR write",
+    "DR read",
+    "DR write",
+    "debug exception",
+    "page fault, read, absent",
+    "page fault, write, absent",
+    "page fault, fetch, absent",
+    "page fault, read, rights",
+    "page fault, write, rights",
+    "INTR",
+    "VINTR",
+    "RDPMC",
+    "CPUID",
+    "RSM",
+    "HLT",
+    "INVLPGA",
+    "INVLPG",
+    "IN from port",
+    "OUT to port",
+    "RDMSR",
+    "WRMSR",
+    "call ",
+    "shutdown",
+    "VMRUN",
+    "VMMCALL",
+    "VMLOAD",
+    "STGI",
+    "CLGI",
+    "SKINIT",
+    "WBINVD",
+];
+
+#[derive(Clone, Copy)]
+struct Least {
+    guests: u64,
+    exits: u64,
+    /// How many guests run at most.
+    most: u64,
+}
+
+pub fn trials() -> Vec<Trial> {
+    vec![Trial::test("booted::seed_random_guests", random_guests)]
+}
+
+fn random_guests() -> Result<(), Failed> {
+    if let Some(number) = env::var("HV_GUEST").ok().and_then(|number| number.parse().ok()) {
+        let outcome = boot(number, 1).run()?;
+        return Err(Failed::from(outcome.story()));
+    }
+    let least = if env::var_os("HV_DEEP").is_some() { LEAST_DEEP } else { LEAST };
+    let mut tally = Tally::default();
+    while tally.guests < least.guests || (!tally.is_enough(least) && tally.guests < least.most) {
+        let outcome = boot(tally.guests, GUESTS_PER_BOOT).run()?;
+        if let Some(fault) = outcome.unsound() {
+            return Err(Failed::from(format!("with guests from {} on: {fault}{}", tally.guests, outcome.story())));
+        }
+        tally.add(&outcome);
+        if least.guests > LEAST.guests {
+            println!("{}", tally.story());
+        }
+    }
+    println!("{}", tally.story());
+    if tally.is_enough(least) { Ok(()) } else { Err(Failed::from(format!("not every exit was taken\n{}", tally.story()))) }
+}
+
+/// A boot with so many guests from this number on.
+fn boot(first: u64, count: u64) -> Boot {
+    let path = kernels::build("random").unwrap_or_else(|error| panic!("{error:#}"));
+    let frame = fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let guests = first..first + count;
+    guests.fold(counting().counting_exits(), |boot, number| {
+        let image = Generator::new(number).image(&frame);
+        let entry = Entry::Real { cs: 0, ip: 0x7c00 };
+        boot.guest(Guest {
+            name: number.to_string(),
+            image: image.into(),
+            entry,
+            memory: MEMORY,
+            limit_us: LIMIT_US,
+            limit_exits: LIMIT_EXITS,
+            ..Guest::default()
+        })
+    })
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Tally {
+    guests: u64,
+    ends: BTreeMap<String, u64>,
+    exits: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: &Outcome) {
+        for report in outcome.reports() {
+            match report {
+                Report::Ended { end, .. } => {
+                    self.guests += 1;
+                    *self.ends.entry(ending(end)).or_default() += 1;
+                }
+                Report::ExitTotals(totals) => {
+                    for kind in &totals.kinds {
+                        let known = KINDS.iter().find(|known| kind.name.starts_with(**known));
+                        *self.exits.entry(known.map_or_else(|| kind.name.clone(), ToString::to_string)).or_default() +=
+                            kind.count;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells whether each kind of exit was taken often enough.
+    fn is_enough(&self, least: Least) -> bool {
+        KINDS.iter().all(|kind| self.exits.get(*kind).copied().unwrap_or(0) >= least.exits)
+    }
+
+    fn story(&self) -> String {
+        let mut story = format!("{} random guests, 0 host faults\n", self.guests);
+        let by_count = |map: &BTreeMap<String, u64>| {
+            let mut list: Vec<_> = map.iter().map(|(name, count)| (*count, name.clone())).collect();
+            list.sort_unstable_by(|a, b| b.cmp(a));
+            list
+        };
+        for (title, map) in [("they ended", &self.ends), ("exits", &self.exits)] {
+            let _ = writeln!(story, "{title}:");
+            for (count, name) in by_count(map) {
+                let _ = writeln!(story, "{count:9} {name}");
+            }
+        }
+        for kind in KINDS.iter().filter(|kind| !self.exits.contains_key(**kind)) {
+            let _ = writeln!(story, "never: {kind}");
+        }
+        story
+    }
+}
+
+/// How a guest ended, without what differs from one to the other.
+fn ending(end: &End) -> String {
+    match end {
+        End::Exit(_) => "exit".into(),
+        End::Panic { .. } => "panic".into(),
+        End::TimedOut => "timed out".into(),
+        End::Refused(reason) => format!("refused: {reason}"),
+        End::Killed(reason) => {
+            let words: Vec<_> = reason.split([' ', ':']).take_while(|word| !word.contains("0x")).take(4).collect();
+            format!("killed: {}", words.join(" "))
+        }
+    }
+}
+
+/// Where things lie in the image, which is loaded at 7C00h (`tests/kernels/random.S`).
+const PARAMETERS: usize = 0x8400 - 0x7c00;
+const CODE: usize = 0x9000 - 0x7c00;
+const CODE_BYTES: usize = 0x800;
+const MODES: u64 = 11;
+/// Addresses that mean something: vectors, descriptor tables, TSS, code, page tables, the end of memory, what lies behind it, the APIC, the end of each half.
+const ADDRESSES: [u64; 25] = [
+    0,
+    0x500,
+    0x2000,
+    0x3000,
+    0x4000,
+    0x6800,
+    0x6ff0,
+    0x7c00,
+    0x9000,
+    0x9ffe,
+    0x1_0000,
+    0x1_1000,
+    0x1_2000,
+    0x1_3000,
+    0x1_4000,
+    0x1_5000,
+    0x1_6000,
+    0x2_0000,
+    0x20_0000,
+    0x3f_fffe,
+    0x40_0000,
+    0xfee0_0000,
+    0xffff_fff0,
+    0x7fff_ffff_ffff,
+    0xffff_8000_0000_0000,
+];
+const MSRS: [u32; 28] = [
+    0x10,
+    0x1b,
+    0xfe,
+    0x174,
+    0x175,
+    0x176,
+    0x179,
+    0x1d9,
+    0x277,
+    0x6e0,
+    0x802,
+    0x808,
+    0x80b,
+    0x830,
+    0x832,
+    0x838,
+    0x83f,
+    0x4856_0001,
+    0x4856_0004,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+    0xc001_0114,
+    0xc001_0117,
+];
+
+/// Makes random guests.
+struct Generator {
+    state: u64,
+    mode: u64,
+    code: Vec<u8>,
+}
+
+impl Generator {
+    fn new(number: u64) -> Self {
+        // Not the state of its neighbours, a few steps on.
+        let mut generator = Self { state: number.wrapping_mul(0xd134_2543_de82_ef95), mode: number % MODES, code: Vec::new() };
+        generator.next();
+        generator
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    fn address(&mut self) -> u64 {
+        let near = self.below(64);
+        self.one(&ADDRESSES).wrapping_add(near)
+    }
+
+    /// The frame with mode, registers and code.
+    fn image(mut self, frame: &[u8]) -> Vec<u8> {
+        let mut image = frame.to_vec();
+        image.resize(CODE, 0);
+        image[PARAMETERS] = self.mode as u8;
+        for register in 0..16 {
+            let value = if self.below(3) == 0 { self.next() } else { self.address() };
+            let at = PARAMETERS + 16 + register * 8;
+            image[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        while self.code.len() < CODE_BYTES {
+            self.instruction();
+        }
+        self.code.truncate(CODE_BYTES);
+        image.append(&mut self.code);
+        image
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.code.extend_from_slice(bytes);
+    }
+
+    /// Whether the guest's code begins in 64-bit mode; in 16-bit modes.
+    const fn is_64(&self) -> bool {
+        matches!(self.mode, 5 | 10)
+    }
+
+    const fn is_16(&self) -> bool {
+        matches!(self.mode, 0 | 2 | 8)
+    }
+
+    /// MOV of 32 bits to a register, by its encoding.
+    fn load(&mut self, register: u8, value: u32) {
+        if self.is_16() {
+            self.put(&[0x66]);
+        }
+        self.put(&[0xb8 | register]);
+        self.put(&value.to_le_bytes());
+    }
+
+    fn instruction(&mut self) {
+        match self.below(40) {
+            0..=2 => {
+                let bytes = self.next().to_le_bytes();
+                let count = 1 + self.below(6) as usize;
+                self.put(&bytes[..count]);
+            }
+            3..=5 => self.memory_access(),
+            6..=8 => self.msr(),
+            9..=11 => self.port(),
+            12..=14 => self.control_register(),
+            15 | 16 => self.debug_register(),
+            17..=19 => self.exiting(),
+            20 | 21 => self.svm(),
+            22 | 23 => self.system(),
+            24 => self.segments(),
+            25 => self.doorbell(),
+            26 | 27 => self.interrupts(),
+            28 => self.string(),
+            29 => self.jump(),
+            _ => self.arithmetic(),
+        }
+    }
+
+    fn memory_access(&mut self) {
+        let (address, register) = (self.address(), self.below(8) as u8);
+        self.load(3, address as u32);
+        let opcode = self.one(&[0x8a, 0x8b, 0x88, 0x89, 0x01, 0x31, 0x87, 0xff]);
+        // [EBX], or [BP + DI].
+        let mode = if self.is_16() { [0x67, opcode, register << 3 | 3] } else { [0x3e, opcode, register << 3 | 3] };
+        self.put(&mode);
+    }
+
+    fn msr(&mut self) {
+        let msr = if self.below(8) == 0 { self.next() as u32 } else { self.one(&MSRS) };
+        self.load(1, msr);
+        if self.below(2) == 0 {
+            let value = match msr {
+                0xc000_0080 => self.one(&[0, 0x100, 0x500, 0x501, 0x901, 0xd01, 0x1d01]),
+                0x83f => 0x20 + self.below(0xe0),
+                0x830 => self.one(&[0x4_0030, 0x4_0400, 0x8_0041]),
+                _ => self.address(),
+            };
+            self.load(0, value as u32);
+            if self.below(2) == 0 {
+                self.load(2, (value >> 32) as u32);
+            }
+            self.put(&[0x0f, 0x30]);
+        } else {
+            self.put(&[0x0f, 0x32]);
+        }
+    }
+
+    fn port(&mut self) {
+        let port = self.one(&[0x3f8, 0x3fd, 0x60, 0xcf8, 0x1234, 0xe9, 0xffff, 0x4857]);
+        self.load(2, port);
+        let (short, long) = (self.one(&[0xe4, 0xe5, 0xe6, 0xe7]), self.one(&[0xec, 0xed, 0xee, 0xef]));
+        let immediate = self.one(&[0x60, 0x80, 0xe9, 0x21]);
+        if self.below(2) == 0 { self.put(&[short, immediate]) } else { self.put(&[long]) }
+    }
+
+    fn control_register(&mut self) {
+        let (number, register) = (self.one(&[0, 0, 3, 4, 2, 8, 1, 5]), self.below(8) as u8);
+        let value = match number {
+            0 => self.one(&[0x11, 0x8005_0033, 0x8001_0011, 0x8000_0011, 0x6000_0010, 0x8004_0033, 0x31, 0x8005_003b]),
+            3 => self.one(&[0x1_0000, 0x1_2000, 0x1_5000, 0, 0x7000, 0xffff_f000]),
+            4 => self.one(&[0, 0x10, 0x20, 0x30, 0xa0, 0x620, 0x640, 0x10_0020, 0x20_0020, 0x2000]),
+            _ => self.next() as u32 & 0xf,
+        };
+        let (number, prefix) = if number == 8 { (0, 0x44) } else { (number, 0x90) };
+        if self.below(3) == 0 {
+            self.put(&[prefix, 0x0f, 0x20, 0xc0 | number << 3 | register]);
+        } else {
+            self.load(register & 3, value);
+            self.put(&[prefix, 0x0f, 0x22, 0xc0 | number << 3 | register & 3]);
+        }
+        if self.below(4) == 0 {
+            let status = self.one(&[[0x0f, 0x01, 0xe0], [0x0f, 0x01, 0xf0], [0x90, 0x0f, 0x06]]);
+            self.put(&status);
+        }
+    }
+
+    fn debug_register(&mut self) {
+        let (number, direction) = (self.below(8) as u8, self.one(&[0x21, 0x23]));
+        let value = self.one(&[0, 0x401, 0x2400, 0x9000, 0xffff_0ff0, 0xffff_ffff]);
+        self.load(0, value);
+        self.put(&[0x0f, direction, 0xc0 | number << 3]);
+    }
+
+    fn exiting(&mut self) {
+        let leaf = self.one(&[0, 1, 7, 0xd, 0x4000_0000, 0x8000_0001, 0x8000_0008, 0x8000_000a]);
+        let pick: &[u8] = self.one(&[
+            &[0x0f, 0xa2],
+            &[0x0f, 0xa2],
+            &[0x0f, 0x33],
+            &[0x0f, 0xaa],
+            &[0x0f, 0x09],
+            &[0x0f, 0x08],
+            &[0x0f, 0x01, 0xc8],
+            &[0x0f, 0x01, 0xc9],
+            &[0x0f, 0x01, 0xd1],
+            &[0x0f, 0x01, 0xf9],
+            &[0x0f, 0x31],
+            &[0xf1],
+            &[0x0f, 0x01, 0x3b],
+            &[0x0f, 0x01, 0x38],
+            &[0x0f, 0x01, 0xd9],
+        ]);
+        self.load(0, leaf);
+        self.put(pick);
+    }
+
+    fn svm(&mut self) {
+        let last = self.one(&[0xd8, 0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf]);
+        let address = self.address();
+        self.load(0, address as u32 & !0xfff);
+        self.put(&[0x0f, 0x01, last]);
+    }
+
+    fn system(&mut self) {
+        let address = self.address();
+        self.load(3, address as u32);
+        let pick: &[u8] = self.one(&[
+            &[0x0f, 0x01, 0x03],
+            &[0x0f, 0x01, 0x0b],
+            &[0x0f, 0x00, 0xc8],
+            &[0x0f, 0x00, 0xc0],
+            &[0x0f, 0x00, 0xd0],
+            &[0x0f, 0x00, 0xd8],
+            &[0x9c],
+            &[0x9d],
+            &[0xcf],
+            &[0x0f, 0x05],
+            &[0x0f, 0x34],
+            &[0xcc],
+            &[0xce],
+            &[0x9c, 0x58, 0x0d, 0x00, 0x01, 0x00, 0x00, 0x50, 0x9d],
+        ]);
+        self.put(pick);
+        if self.below(12) == 0 {
+            let table = self.one(&[[0x0f, 0x01, 0x13], [0x0f, 0x01, 0x1b]]);
+            self.put(&table);
+        }
+    }
+
+    fn segments(&mut self) {
+        let selector = self.one(&[0, 8, 0x10, 0x18, 0x20, 0x2b, 0x33, 0x38, 0x40, 0x50, 0x5b, 0x60, 0xfff8]);
+        let register = self.one(&[0, 3, 4, 5]);
+        self.load(0, selector);
+        self.put(&[0x8e, 0xc0 | register << 3]);
+        if self.below(6) == 0 {
+            let table = self.one(&[[0x0f, 0x00, 0xd0], [0x0f, 0x00, 0xd8]]);
+            self.put(&table);
+        }
+    }
+
+    /// A call, but none that leaves.
+    fn doorbell(&mut self) {
+        let (call, argument) = (self.one(&[0, 0, 0, 1, 4, 6, 8, 9, 99]), self.address());
+        self.load(0, call);
+        self.load(7, argument as u32);
+        self.load(2, 0x4856);
+        if self.is_16() {
+            self.put(&[0x66]);
+        }
+        self.put(&[0xef]);
+    }
+
+    /// Interrupts of its own APIC, and flags that hold them back or let them in.
+    fn interrupts(&mut self) {
+        let vector = 0x20 + self.below(0xe0) as u32;
+        match self.below(4) {
+            0 | 1 => {
+                if self.below(2) == 0 {
+                    self.put(&[0xfa]);
+                }
+                self.load(1, 0x83f);
+                self.load(0, vector);
+                self.load(2, 0);
+                self.put(&[0x0f, 0x30, 0x90, 0x90, 0xfb, 0x90]);
+                self.load(1, 0x80b);
+                self.load(0, 0);
+                self.put(&[0x0f, 0x30]);
+            }
+            2 => self.put(&[0xfb]),
+            _ if self.below(4) == 0 => self.put(&[0xfb, 0xf4]),
+            _ => self.put(&[0xcd, vector as u8]),
+        }
+    }
+
+    fn string(&mut self) {
+        let (from, to, port) = (self.address(), self.address(), self.one(&[0x3f8, 0x1234, 0xe9]));
+        self.load(6, from as u32);
+        self.load(7, to as u32);
+        self.load(2, port);
+        let count = self.below(5) as u32;
+        self.load(1, count);
+        let (prefix, opcode) =
+            (self.one(&[0xf3, 0xf2, 0x66, 0x90]), self.one(&[0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xaa, 0xab, 0xac]));
+        self.put(&[prefix, opcode]);
+    }
+
+    fn jump(&mut self) {
+        let back = self.below(0x60) as u8;
+        match self.below(5) {
+            0 => self.put(&[0xeb, 0u8.wrapping_sub(back)]),
+            1 => self.put(&[0x74, back & 0x1f]),
+            2 => self.put(&[0x50, 0xc3]),
+            3 if !self.is_64() => {
+                let selector = self.one(&[8, 0x18, 0x38, 0x2b, 0x40, 0x50]);
+                self.put(&[0xea]);
+                self.put(&[0x00, 0x90]);
+                if !self.is_16() {
+                    self.put(&[0, 0]);
+                }
+                self.put(&[selector, 0]);
+            }
+            _ => self.put(&[0xe2, 0xfa]),
+        }
+    }
+
+    fn arithmetic(&mut self) {
+        let (register, value) = (self.below(8) as u8, self.next() as u8);
+        let pick = self.one(&[[0x83, 0xc0], [0x83, 0xf0], [0x6b, 0xc0], [0xc1, 0xc0]]);
+        // Not ESP.
+        let register = if register == 4 { 0 } else { register };
+        self.put(&[pick[0], pick[1] | register, value]);
+    }
+}
