@@ -19,6 +19,8 @@ pub enum Error {
     MemorySize(u64),
     /// The guest-physical address lies outside guest memory.
     OutsideMemory(Gpa),
+    /// The range that begins there is empty, or overlaps another device's.
+    DeviceRange(Gpa),
     /// The boxes of a call buffer overlap, are not 8-aligned, too small, too large, or not in guest memory.
     CallBuffer,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
                 f,
                 "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"
             ),
+            Self::DeviceRange(gpa) => write!(f, "the device at {gpa} has an empty range, or overlaps another one"),
             Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
             Self::CallBuffer => f.write_str("the call buffer does not lie in guest memory as it must"),
         }

@@ -259,6 +259,28 @@ bugs! {
     /// DR0 to DR3 are not switched.
     BreakpointsAreNotSwitched,
     }
+
+    /// Bugs in the emulator, which need no virtual CPU to be noticed.
+    EMULATION {
+    /// An instruction reaches behind a segment's limit.
+    LimitsAreIgnored,
+    /// An instruction reaches an address that is not canonical.
+    CanonicalFormIsIgnored,
+    /// What a device answered for one address is taken for another.
+    AnswersAreNotCompared,
+    /// Writes to devices are not handed out.
+    DeviceWritesAreLost,
+    /// A LOCK prefix is accepted everywhere.
+    LockPrefixIsIgnored,
+    /// INS and OUTS move upwards whatever the direction flag says.
+    PortDirectionIsIgnored,
+    /// A count of zero moves an element to or from a port.
+    PortCountOfZeroMoves,
+    /// OUTS reads from DS whatever its prefixes say.
+    PortSegmentIsIgnored,
+    /// A batch of INS or OUTS leaves pointer and count as they are.
+    PortProgressIsLost,
+    }
 }
 
 /// Tells whether a bug is planted: never, in an ordinary build.

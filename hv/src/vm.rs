@@ -6,14 +6,15 @@ use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
     contract::{CallBuffer, Contract},
     error::Error,
-    exit::{self, Context, Next, PortAccess, Stop},
+    exit::{self, Context, Device, Devices, Next, Outside, PortAccess, Stop, Work},
     hw::Hw,
     mem::{GuestMemory, PageCounts},
     plant::{Bug, planted},
     shadow::{Access, Kind, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc};
+use core::ops::Range;
 
 /// A virtual machine.
 pub struct Vm {
@@ -22,6 +23,7 @@ pub struct Vm {
     mmu: ShadowMmu,
     vcpu: Vcpu,
     contract: Contract,
+    devices: Devices,
 }
 
 /// A guest-virtual address that the guest itself could not read.
@@ -46,7 +48,7 @@ impl Vm {
         let frames = hypervisor.frames();
         let mmu = ShadowMmu::new(frames, &memory, &entry.control().paging())?;
         let vcpu = Vcpu::new(frames, entry)?;
-        Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu, contract: Contract::default() })
+        Ok(Self { hypervisor: Arc::clone(hypervisor), memory, mmu, vcpu, contract: Contract::default(), devices: Devices::new() })
     }
 
     /// Gives the guest a call buffer, which its boot information block names too.
@@ -60,16 +62,29 @@ impl Vm {
         if let Some(until) = self.vcpu.wake(cpu) {
             return Stop::Idle { until };
         }
+        if self.devices.has_work()
+            && let Next::Break(stop) = self.resume(cpu)
+        {
+            return stop;
+        }
         loop {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
-            let Self { hypervisor, memory, mmu, vcpu, contract } = self;
-            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, hypervisor, hw: cpu.hw() }) {
+            let Self { hypervisor, memory, mmu, vcpu, contract, devices } = self;
+            let hw = cpu.hw_mut();
+            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, devices, hypervisor, hw }) {
                 return stop;
             }
             if cpu.is_kicked() {
                 return Stop::Interrupted;
             }
         }
+    }
+
+    /// Goes on with an access to a device that the guest stopped at.
+    #[cold]
+    fn resume<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Next {
+        let Self { hypervisor, memory, mmu, vcpu, contract, devices } = self;
+        exit::resume(&mut Context { vcpu, mmu, memory, contract, devices, hypervisor, hw: cpu.hw_mut() })
     }
 
     /// Answers a call, such as the one that [`Stop::Console`] stands for: `result` goes to RAX.
@@ -82,6 +97,40 @@ impl Vm {
         let mask = access.width().mask();
         let kept = if mask == 0xffff_ffff || planted(Bug::InClearsTheRest) { 0 } else { self.vcpu.rax() & !mask };
         self.vcpu.set_rax(kept | u64::from(value) & mask);
+    }
+
+    /// Answers the read that [`Stop::Mmio`] stands for with the bytes that are there, little-endian; does nothing if there is none.
+    pub fn answer_mmio(&mut self, value: u128) {
+        self.devices.answer(&mut self.vcpu, value);
+    }
+
+    /// Says what becomes of accesses outside of memory; at first, they are emulated.
+    pub const fn set_outside(&mut self, outside: Outside) {
+        self.devices.outside = outside;
+    }
+
+    /// Has `device` answer for a range of guest-physical addresses that is outside of memory, so that accesses to it do not return to the embedder.
+    ///
+    /// # Errors
+    /// [`Error::DeviceRange`] when the range is empty or overlaps another one; [`Error::NoHeap`].
+    pub fn attach(&mut self, range: Range<Gpa>, device: Box<dyn Device>) -> Result<(), Error> {
+        self.devices.attach(range, device)
+    }
+
+    /// The elements of the last OUTS ([`Stop::IoString`]), one behind the other from the first byte on.
+    pub fn port_bytes(&self) -> &[u8] {
+        self.devices.bytes()
+    }
+
+    /// Where the elements for an INS go ([`Stop::IoString`]), one behind the other from the first byte on.
+    pub fn port_bytes_mut(&mut self) -> &mut [u8] {
+        self.devices.bytes_mut()
+    }
+
+    /// Answers INS: the first `elements` elements of [`Vm::port_bytes_mut`] have come. Fewer than were wanted are all right; the instruction repeats.
+    pub fn answer_ins(&mut self, access: PortAccess, elements: u32) {
+        let bytes = elements as usize * access.width() as usize;
+        self.devices.work = if bytes == 0 { Work::None } else { Work::Ports(bytes) };
     }
 
     /// Reads guest memory by the guest's own tables, as the guest's kernel would.

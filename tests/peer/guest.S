@@ -177,6 +177,16 @@
 	mov	(%rbx), %ecx
 	END
 
+	TEST "outsb_4k"			# hv only: 4 KiB of string output to user space
+	BEGIN
+	mov	%rsi, %r12
+	mov	%rbx, %rsi
+	mov	$4096, %ecx
+	mov	$0x10, %edx
+	rep outsb
+	mov	%r12, %rsi
+	END
+
 	TEST "irq_out"			# (h) OUT, VMM queues vector 0x20, handler is a bare IRETQ
 	sti
 	BEGIN

@@ -1,6 +1,13 @@
 //! Port accesses: the doorbell is a call, everything else is the embedder's.
 
-use super::{Context, Next, Stop, hypercall};
+use super::{
+    Context, Next, Stop,
+    device::PORT_BATCH_BYTES,
+    emulated::{Hint, guest},
+    hypercall,
+    mmio::{self, end_step},
+};
+use crate::insn::{Batch, Outcome, complete_ins, outs, prepare_ins};
 use hv_abi::call::DOORBELL_PORT;
 
 /// Which way the bytes go.
@@ -89,11 +96,53 @@ pub(super) fn handle(context: &mut Context<'_>, access: PortAccess) -> Next {
         return hypercall::handle(context);
     }
     if access.info & STRING != 0 {
-        return context.unhandled();
+        return string(context.reborrow(), access);
     }
     context.vcpu.advance_to(access.next_rip);
     let value = context.vcpu.rax() as u32 & access.width().mask() as u32;
     Next::Break(Stop::Io { access, value })
+}
+
+/// Hands a batch of elements of INS or OUTS to the embedder.
+#[cold]
+fn string(mut whole: Context<'_>, access: PortAccess) -> Next {
+    let context = &mut whole;
+    // One at a time where each is followed by a debug exception (APM vol. 2, 13.1.4).
+    let stepped = context.vcpu.rflags() & crate::x86::RFlags::TRAP_FLAG.bits() != 0;
+    let room = if stepped { access.width() as usize } else { PORT_BATCH_BYTES };
+    let (machine, exchange, buffer) = match context.devices.parts(context.hypervisor.frames()) {
+        Ok((exchange, buffer)) => (&mut guest!(context, Hint::NONE), exchange, buffer),
+        Err(error) => return Next::Break(Stop::Host(error)),
+    };
+    let found = match access.direction() {
+        Direction::Out => outs(machine, exchange, &mut buffer[..room]),
+        Direction::In => prepare_ins(machine, exchange, room),
+    };
+    match found {
+        Ok(Batch { elements: 0, .. }) => Next::Continue(()),
+        // The instruction is not the one that exited any more: the guest has another try.
+        Ok(batch) if batch.bytes != access.width() as u8 => Next::Continue(()),
+        Ok(batch) => {
+            if access.direction() == Direction::Out {
+                end_step(context)?;
+            }
+            Next::Break(Stop::IoString { access, elements: batch.elements })
+        }
+        Err(outcome) => mmio::serve(context, outcome),
+    }
+}
+
+/// Carries out the INS at RIP with the first `bytes` bytes that the embedder has put into the buffer.
+pub(super) fn complete(context: &mut Context<'_>, bytes: usize) -> Next {
+    let (machine, exchange, buffer) = match context.devices.parts(context.hypervisor.frames()) {
+        Ok((exchange, buffer)) => (&mut guest!(context, Hint::NONE), exchange, buffer),
+        Err(error) => return Next::Break(Stop::Host(error)),
+    };
+    let outcome = match complete_ins(machine, exchange, &buffer[..bytes.min(PORT_BATCH_BYTES)]) {
+        Ok(_) => Outcome::Done,
+        Err(outcome) => outcome,
+    };
+    mmio::serve(context, outcome)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ mod apic;
 mod cache;
 mod cpuid;
 mod cr;
+mod device;
 mod dr;
+mod emulated;
 mod exception;
 mod halt;
 mod hypercall;
@@ -14,6 +16,7 @@ mod invalid;
 mod invlpg;
 mod io;
 mod iret;
+mod mmio;
 mod msr;
 mod page_fault;
 mod rare;
@@ -21,9 +24,12 @@ mod shutdown;
 mod stop;
 mod window;
 
+pub(crate) use device::Work;
+pub use device::{Device, Devices, Outside, PORT_BATCH_BYTES};
 pub use hypercall::{GuestBytes, PanicAt};
 pub use invalid::{InvalidState, Reasons};
 pub use io::{Direction, PortAccess, Width};
+pub(crate) use mmio::resume;
 pub use rare::Rare;
 pub use stop::{Cause, Stop, Unhandled};
 
@@ -74,8 +80,10 @@ pub struct Context<'a> {
     pub contract: &'a mut Contract,
     /// What all VMs share.
     pub hypervisor: &'a Hypervisor,
+    /// Its VM's devices.
+    pub devices: &'a mut Devices,
     /// The processor.
-    pub hw: &'a dyn Hw,
+    pub hw: &'a mut dyn Hw,
 }
 
 impl Exit {
@@ -96,6 +104,13 @@ impl Exit {
 }
 
 impl Context<'_> {
+    /// The same by value: what takes its address is then not what the common ends of handlers use, and those stay in registers.
+    #[inline(always)]
+    const fn reborrow(&mut self) -> Context<'_> {
+        let Context { vcpu, mmu, memory, contract, devices, hypervisor, hw } = self;
+        Context { vcpu, mmu, memory, contract, devices, hypervisor, hw: &mut **hw }
+    }
+
     /// Lets the guest go on behind the instruction.
     #[inline]
     fn skip_to(&mut self, rip: u64) -> Next {
@@ -155,12 +170,15 @@ pub fn handle(context: &mut Context<'_>) -> Next {
         Exit::Io(access) => io::handle(context, access),
         Exit::Cpuid => cpuid::handle(context),
         Exit::Msr(direction) => msr::handle(context, direction),
-        Exit::PageFault(fault) => page_fault::handle(context.vcpu, context.mmu, context.memory, fault),
+        Exit::PageFault(fault) => {
+            let next = page_fault::handle(context.vcpu, context.mmu, context.memory, fault);
+            if let Next::Break(Stop::OutsideMemory { gpa, address }) = next {
+                return mmio::handle(context.reborrow(), gpa, address, fault.code);
+            }
+            next
+        }
         Exit::VmmCall => hypercall::vmmcall(context),
         Exit::Interrupt => interrupt::handle(),
-        Exit::Other => {
-            let Context { vcpu, mmu, memory, contract, hypervisor, hw } = context;
-            rare::handle(Context { vcpu, mmu, memory, contract, hypervisor, hw: *hw })
-        }
+        Exit::Other => rare::handle(context.reborrow()),
     }
 }

@@ -37,10 +37,7 @@ pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
         {
             Next::Continue(())
         }
-        Direction::Write => {
-            let Context { vcpu, mmu, memory, contract, hypervisor, hw } = context;
-            wrmsr(Context { vcpu, mmu, memory, contract, hypervisor, hw: *hw })
-        }
+        Direction::Write => wrmsr(context.reborrow()),
     }
 }
 

@@ -15,12 +15,15 @@ pub(super) const fn decode(info_1: u64, info_2: u64) -> PageFault {
     PageFault { address: Gva(info_2), code: PageFaultCode::from_bits_truncate(info_1 as u32) }
 }
 
-/// Serves a fault of the shadow tables.
+/// Serves a fault of the shadow tables. [`Stop::OutsideMemory`] stands for all that no leaf can serve, and may be emulated yet.
 #[inline(never)]
 pub(super) fn handle(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &mut GuestMemory, fault: PageFault) -> Next {
     // QEMU 7.2 carries bit 32 out of segment arithmetic outside long mode.
     let address = if vcpu.control().is_long() { fault.address } else { Gva(fault.address.0 & 0xffff_ffff) };
     let access = access(vcpu, fault.code);
+    if let Some(gpa) = mmu.known_outside(address, access) {
+        return Next::Break(Stop::OutsideMemory { gpa, address });
+    }
     match mmu.fault(memory, vcpu.paging(), address, access) {
         Ok((outcome, duty)) => {
             vcpu.owe(duty);

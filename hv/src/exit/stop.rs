@@ -4,6 +4,7 @@ use super::{GuestBytes, InvalidState, PanicAt, PortAccess};
 use crate::{
     addr::{Gpa, Gva},
     error::Error,
+    insn::{Transfer, Unsupported, Way},
     shadow::Kind,
     svm::ExitCode,
     vcpu::Vcpu,
@@ -52,6 +53,19 @@ pub enum Stop {
         /// What an OUT wrote.
         value: u32,
     },
+    /// The guest accessed something outside of its memory that no attached device answers for. After a read, the embedder answers with what is there
+    /// ([`crate::Vm::answer_mmio`]); the same stop comes again until it does.
+    Mmio(Transfer),
+    /// The guest executes INS or OUTS. For OUTS, the elements are [`crate::Vm::port_bytes`]. For INS, the embedder puts there as many as it has
+    /// ([`crate::Vm::port_bytes_mut`]) and answers with their number ([`crate::Vm::answer_ins`]); RIP and registers move at the next run.
+    IoString {
+        /// Port, direction, width.
+        access: PortAccess,
+        /// How many elements there are, or how many are wanted at the most.
+        elements: u32,
+    },
+    /// The guest accessed something outside of its memory with an instruction that is not emulated; RIP is at it.
+    NotEmulated(Unsupported),
     /// The host had an interrupt or NMI and has served it. The guest may go on.
     Interrupted,
     /// The guest could take an interrupt now, which the embedder wanted to know ([`Vcpu::request_window`]).
@@ -167,6 +181,25 @@ impl fmt::Display for Stop {
                     access.direction(),
                     access.width() as u8,
                     access.port()
+                )
+            }
+            Self::Mmio(access) => {
+                let verb = if access.way == Way::Read { "read" } else { "write" };
+                write!(f, "{verb} of {} bytes at {}, outside its memory, which nobody answers", access.bytes, access.gpa)
+            }
+            Self::IoString { access, elements } => write!(
+                f,
+                "string {:?} of {elements} elements of {} bytes at port {:#x}, which nobody owns",
+                access.direction(),
+                access.width() as u8,
+                access.port()
+            ),
+            Self::NotEmulated(found) => {
+                let bytes = &found.bytes[..usize::from(found.count)];
+                write!(
+                    f,
+                    "access outside its memory by an instruction that is not emulated: {bytes:02x?} at rip {:#x}",
+                    found.rip
                 )
             }
             Self::Interrupted => f.write_str("interrupted by the host"),

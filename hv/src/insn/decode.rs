@@ -9,6 +9,8 @@ use super::{
     },
 };
 
+use crate::plant::{Bug, planted};
+
 /// No base or index register.
 pub(super) const NO_REGISTER: u8 = 0xff;
 /// RIP as the base: the displacement counts from the next instruction.
@@ -456,7 +458,7 @@ fn check_lock(insn: &Instruction) -> Result<(), Undecodable> {
             | Op::Btr
             | Op::Btc
     );
-    if in_memory && lockable { Ok(()) } else { Err(Undecodable::Undefined) }
+    if (in_memory && lockable) || planted(Bug::LockPrefixIsIgnored) { Ok(()) } else { Err(Undecodable::Undefined) }
 }
 
 /// Reads the memory operand that a ModRM byte names: SIB byte and displacement.

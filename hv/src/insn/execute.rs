@@ -33,6 +33,8 @@ pub enum Outcome {
     Unsupported(Unsupported),
     /// It lies outside of memory.
     Outside(Gpa),
+    /// The host forbids its access to that address.
+    Denied(Gpa, Gva),
     /// The host has no memory for it.
     Host(Error),
 }
@@ -56,6 +58,7 @@ pub(super) enum Stopped {
     Fault(Fault),
     Host(Error),
     Outside(Gpa),
+    Denied(Gpa, Gva),
     /// A device's answer is needed.
     Wanted,
     /// It is INS or OUTS.
@@ -76,6 +79,7 @@ impl From<Broken> for Stopped {
             Broken::Fault(fault) => Self::Fault(fault),
             Broken::Host(error) => Self::Host(error),
             Broken::Outside(gpa) => Self::Outside(gpa),
+            Broken::Denied(gpa, address) => Self::Denied(gpa, address),
         }
     }
 }
@@ -129,6 +133,7 @@ pub(super) fn attempt<M: Machine, T>(
         }
         Stopped::Host(error) => Outcome::Host(error),
         Stopped::Outside(gpa) => Outcome::Outside(gpa),
+        Stopped::Denied(gpa, address) => Outcome::Denied(gpa, address),
         Stopped::Port => Outcome::Port,
         Stopped::Unsupported => Outcome::Unsupported(unsupported(&bytes, count, machine.rip(), mode)),
     })

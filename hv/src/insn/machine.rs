@@ -138,6 +138,8 @@ pub enum Broken {
     Host(Error),
     /// An instruction was to be fetched outside of memory.
     Outside(Gpa),
+    /// The guest's tables allow a write to an address, and the host forbids it.
+    Denied(Gpa, Gva),
 }
 
 /// A virtual CPU and its memory.

@@ -5,6 +5,7 @@
 //! | [`length`](self::length()) | how long an exiting instruction is |
 //! | `control` | what a MOV to or from a control or debug register names |
 //! | `opcode`, `decode` | the opcode map, and an instruction's parts ([`Instruction`]) |
+//! | `plain` | the commonest moves, quickly |
 //! | `machine` | what an emulated instruction needs of its virtual CPU ([`Machine`]) |
 //! | `exchange` | accesses to devices: those answered, those wanted, those to be handed out ([`Exchange`]) |
 //! | `memory` | operands: segments, canonical form, alignment, pages |
@@ -32,6 +33,7 @@ mod length;
 mod machine;
 mod memory;
 mod opcode;
+mod plain;
 mod port;
 mod stack;
 mod string;
@@ -44,6 +46,7 @@ pub use execute::{Outcome, Unsupported, emulate};
 pub use length::{CodeSize, MAX_BYTES, Opcode, length};
 pub use machine::{Alignment, Broken, CodeBits, Fault, Machine, Mode, Place, Protection, SegmentName, Touch};
 pub use opcode::Operation;
+pub use plain::{Direction, PlainMove, plain_move};
 pub use port::{Batch, complete_ins, outs, prepare_ins};
 
 #[cfg(test)]

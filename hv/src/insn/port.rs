@@ -13,7 +13,10 @@ use super::{
     opcode::Operation,
     string::{RCX, RDI, RSI, source_segment},
 };
-use crate::addr::{Gpa, PAGE_SIZE};
+use crate::{
+    addr::{Gpa, PAGE_SIZE},
+    plant::{Bug, planted},
+};
 
 /// A batch of elements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +43,7 @@ pub fn outs<M: Machine>(machine: &mut M, exchange: &mut Exchange, into: &mut [u8
     attempt(machine, exchange, |run| {
         let bytes = usize::from(run.insn.bytes);
         let wanted = run.elements(Operation::Outs, into.len())?;
-        let segment = source_segment(&run.insn);
+        let segment = if planted(Bug::PortSegmentIsIgnored) { SegmentName::Ds } else { source_segment(&run.insn) };
         let (mut done, mut pointer) = (0, run.machine.register(RSI));
         while done < wanted {
             let left = &mut into[done * bytes..];
@@ -137,13 +140,15 @@ impl<M: Machine> Run<'_, M> {
             return Err(Stopped::Unsupported);
         }
         let count = if self.insn.repeat == Repeat::No { 1 } else { self.count() };
+        let count = if count == 0 && planted(Bug::PortCountOfZeroMoves) { 1 } else { count };
         Ok(count.min((room / usize::from(self.insn.bytes)) as u64) as usize)
     }
 
     /// A string pointer, `count` elements on.
     fn stepped(&self, pointer: u64, count: usize) -> u64 {
         let by = count as u64 * u64::from(self.insn.bytes);
-        if self.machine.rflags() & DF == 0 { pointer.wrapping_add(by) } else { pointer.wrapping_sub(by) }
+        let up = self.machine.rflags() & DF == 0 || planted(Bug::PortDirectionIsIgnored);
+        if up { pointer.wrapping_add(by) } else { pointer.wrapping_sub(by) }
     }
 
     /// Translates the next elements, as many at once as lie in a page of memory.
@@ -170,6 +175,9 @@ impl<M: Machine> Run<'_, M> {
     fn end_batch(&mut self, pointer: u8, value: u64, done: usize) -> Batch {
         self.exchange.done();
         let size = self.insn.address_bytes;
+        if planted(Bug::PortProgressIsLost) {
+            return Batch { elements: done as u32, bytes: self.insn.bytes };
+        }
         if done > 0 {
             self.set_register(pointer, size, value);
         }

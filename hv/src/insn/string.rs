@@ -33,7 +33,7 @@ impl<M: Machine> Run<'_, M> {
             if self.count() == 0 || self.is_decided() {
                 return Ok(Flow::Done);
             }
-            if !used || self.exchange.room() < self.exchange.capacity() {
+            if !used || self.exchange.has_writes() {
                 return Ok(Flow::Repeating);
             }
         }

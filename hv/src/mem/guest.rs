@@ -311,6 +311,12 @@ impl GuestMemory {
         self.directory.pages << PAGE_SHIFT
     }
 
+    /// Tells whether a frame is part of this memory.
+    #[inline]
+    pub fn contains(&self, gfn: Gfn) -> bool {
+        self.directory.slot(gfn).is_some()
+    }
+
     /// Pages written whole so far.
     pub const fn counts(&self) -> PageCounts {
         self.counts

@@ -90,6 +90,20 @@ impl Region {
         Self { number: u64::MAX, source: Pages::Table(Gpa(0)), above: Rights::empty(), shadow: 0, reached: Reached::Otherwise };
 }
 
+/// A page that leads outside of memory, as a TLB would know it: until the guest flushes.
+#[derive(Clone, Copy, Debug)]
+struct OutsidePage {
+    page: Gva,
+    place: Gpa,
+    /// The access that was allowed, and for which accessed and dirty bits were set.
+    access: Access,
+}
+
+impl OutsidePage {
+    /// No page: its address is no page's.
+    const NONE: Self = Self { page: Gva(u64::MAX), place: Gpa(0), access: Access::READ };
+}
+
 /// By how many addresses an entry of a table is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reached {
@@ -158,6 +172,8 @@ pub struct ShadowMmu {
     top: usize,
     /// The region that was filled last.
     recent: Region,
+    /// The page outside of memory that was accessed last.
+    outside: OutsidePage,
     epoch: u64,
 }
 
@@ -176,6 +192,7 @@ impl ShadowMmu {
             last_roots: [0; 2],
             top: LEVELS,
             recent: Region::NONE,
+            outside: OutsidePage::NONE,
             epoch: 0,
         };
         let _nothing_ran_yet = mmu.load_root(paging)?;
@@ -203,6 +220,13 @@ impl ShadowMmu {
     /// How many tables were made so far: each is a zeroed page. The reverse map's pages are counted with them.
     pub const fn pages_zeroed(&self) -> u64 {
         self.tables.made() + self.reverse.pages_zeroed()
+    }
+
+    /// Where an access leads that is like the last one outside of memory, and to the same page.
+    #[inline]
+    pub fn known_outside(&self, address: Gva, access: Access) -> Option<Gpa> {
+        let OutsidePage { page, place, access: allowed } = self.outside;
+        (page == address.page_base() && access == allowed).then_some(Gpa(place.0 | address.page_offset() as u64))
     }
 
     /// Handles a page fault that the processor raised while the guest ran on these tables.
@@ -271,9 +295,12 @@ impl ShadowMmu {
         Some(Outcome::Filled)
     }
 
-    /// Serves any fault, by a walk of the guest's tables.
+    /// Serves any fault, by a walk of the guest's tables, as [`ShadowMmu::fault`] does what is not common. What hv accesses for the guest comes here at once.
+    ///
+    /// # Errors
+    /// As [`ShadowMmu::fault`].
     #[inline(never)]
-    fn fill_any(
+    pub fn fill_any(
         &mut self,
         memory: &mut GuestMemory,
         paging: &Paging,
@@ -293,7 +320,10 @@ impl ShadowMmu {
         let gpa = Gpa(entry.address() | address.page_offset() as u64);
         let gfn = gpa.gfn();
         let (frame, touched) = match memory.touch(gfn, intent) {
-            Err(Error::OutsideMemory(_)) => return Ok((Outcome::Outside(gpa), duty)),
+            Err(Error::OutsideMemory(_)) => {
+                self.outside = OutsidePage { page: address.page_base(), place: gpa.page_base(), access };
+                return Ok((Outcome::Outside(gpa), duty));
+            }
             other => other?,
         };
         if is_denied(frame, access.kind) {
@@ -449,6 +479,18 @@ impl ShadowMmu {
         removed
     }
 
+    /// Forgets what was learnt from the guest's tables last.
+    pub(super) const fn forget_recent(&mut self) {
+        self.recent = Region::NONE;
+        self.forget_outside();
+    }
+
+    /// Forgets the page outside of memory that was accessed last.
+    #[inline]
+    pub(super) const fn forget_outside(&mut self) {
+        self.outside.page = OutsidePage::NONE.page;
+    }
+
     /// Says that every flush handed out so far has been discharged: frames may go back to the host.
     #[inline]
     pub fn discharged(&mut self) {
@@ -470,7 +512,7 @@ impl ShadowMmu {
         }
         self.root = 0;
         self.unsync.clear();
-        self.recent = Region::NONE;
+        self.forget_recent();
         self.bump();
         Ok(if planted(Bug::DropOwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
     }

@@ -38,7 +38,7 @@ impl ShadowMmu {
         if root != self.last_roots[0] {
             self.last_roots = [root, self.last_roots[0]];
         }
-        self.recent = Region::NONE;
+        self.forget_recent();
         if !self.unsync.is_empty() && !planted(Bug::UnsyncIsNotResynced) {
             let _covered_by_the_load = self.empty_unsync();
         }
@@ -76,6 +76,7 @@ impl ShadowMmu {
     /// Forgets the translation of `address`: what INVLPG does. Where nothing is unsync, the shadow agrees with the guest's tables already.
     #[inline]
     pub fn invalidate(&mut self, address: Gva) -> FlushDuty {
+        self.forget_outside();
         if self.unsync.is_empty() { FlushDuty::None } else { self.invalidate_unsync(address) }
     }
 

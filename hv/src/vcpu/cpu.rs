@@ -145,6 +145,11 @@ impl<H: Hw> Cpu<H> {
         &self.counters
     }
 
+    /// The processor, to do something with.
+    pub(crate) const fn hw_mut(&mut self) -> &mut H {
+        &mut self.hw
+    }
+
     /// The processor.
     pub const fn hw(&self) -> &H {
         &self.hw

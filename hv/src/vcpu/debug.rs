@@ -15,6 +15,8 @@ pub(super) const DR6_RESET: u64 = 0xffff_0ff0;
 const DR6_BITS: u64 = 0xe00f;
 /// A debug register was accessed while DR7.GD was set.
 const DR6_BD: u64 = 1 << 13;
+/// An instruction was stepped over.
+const DR6_BS: u64 = 1 << 14;
 /// DR7 at reset: bit 10 always reads as one.
 pub(super) const DR7_RESET: u64 = 0x400;
 const DR7_BITS: u64 = 0xffff_2bff;
@@ -39,6 +41,12 @@ impl Vcpu {
             return Err(Exception::plain(Vector::DB));
         }
         Ok(())
+    }
+
+    /// Says in DR6 that an instruction was stepped over.
+    pub(super) fn note_step(&mut self) {
+        self.vmcb.save.dr6 |= DR6_BS;
+        self.clean.remove(Clean::DEBUG_REGISTERS);
     }
 
     /// Reads a debug register; DR4 and DR5 are other names of DR6 and DR7.

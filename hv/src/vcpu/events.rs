@@ -376,6 +376,19 @@ impl Vcpu {
         }
     }
 
+    /// Whether an event was being delivered when the guest left.
+    #[inline]
+    pub(crate) const fn is_delivering(&self) -> bool {
+        self.events.pending.is_some()
+    }
+
+    /// Raises the debug exception behind an instruction that was stepped over.
+    #[cold]
+    pub(crate) fn raise_step(&mut self) -> Raised {
+        self.note_step();
+        self.raise(Exception::plain(Vector::DB))
+    }
+
     /// The exception that ended a virtual CPU which has shut down: what it was delivering, or what hv raised last.
     pub fn shutdown_cause(&self) -> Option<(Exception, Gva)> {
         let interrupted = match Event::decode(self.vmcb.control.exit_int_info) {

@@ -118,6 +118,17 @@ impl Vcpu {
         read
     }
 
+    /// The 16 bytes from RIP on, if they lie in one page that the guest fetched from before.
+    #[inline(always)]
+    pub(crate) fn code_window(&mut self, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<[u8; 16]> {
+        let address = self.code_address();
+        if address.page_offset() > PAGE_SIZE - 16 {
+            return None;
+        }
+        let frame = self.fetch_frame(address, mmu, memory)?;
+        memory.view_frame(frame).load_16(address.page_offset())
+    }
+
     /// The frame that code at `address` lies in. The last answer is kept for as long as no translation was taken away; the bytes never are.
     #[inline(always)]
     fn fetch_frame(&mut self, address: Gva, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<GuestFrame> {

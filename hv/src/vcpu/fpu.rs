@@ -1,7 +1,7 @@
 //! The FPU registers have an owner per CPU and move only when another virtual CPU is about to run.
 #![expect(unsafe_code, reason = "declares that a page holds an FXSAVE image")]
 
-use super::cpu::Cpu;
+use super::{Vcpu, cpu::Cpu};
 use crate::{
     error::Error,
     hw::Hw,
@@ -26,6 +26,32 @@ impl FpuState {
         frame.view().store(0, FCW);
         frame.view().store(3, if planted(Bug::FpuBeginsUnmasked) { 0 } else { MXCSR });
         Ok(Arc::new(Self(Mutex::new(frame))))
+    }
+}
+
+/// Where XMM0 lies in the image, and bytes from one register to the next (APM vol. 2, figure 11-8).
+const XMM: usize = 160;
+const XMM_BYTES: usize = 16;
+
+impl Vcpu {
+    /// Reads an SSE register. The virtual CPU is the owner of the FPU of the CPU that `hw` is.
+    pub(crate) fn vector(&mut self, hw: &mut dyn Hw, number: u8) -> u128 {
+        let frame = self.fpu.0.lock();
+        // SAFETY: the frame is for the image of this virtual CPU, whose registers are loaded; they are saved, and loaded again as they were.
+        unsafe { hw.switch_fpu(Some(frame.view()), frame.view()) };
+        let mut bytes = [0; XMM_BYTES];
+        frame.view().read(XMM + XMM_BYTES * usize::from(number & 15), &mut bytes);
+        u128::from_le_bytes(bytes)
+    }
+
+    /// Sets an SSE register. The virtual CPU is the owner of the FPU of the CPU that `hw` is.
+    pub(crate) fn set_vector(&mut self, hw: &mut dyn Hw, number: u8, value: u128) {
+        let frame = self.fpu.0.lock();
+        // SAFETY: as in `vector`.
+        unsafe { hw.switch_fpu(Some(frame.view()), frame.view()) };
+        frame.view().write(XMM + XMM_BYTES * usize::from(number & 15), &value.to_le_bytes());
+        // SAFETY: the image is the one that FXSAVE has just made, with another value in one register, where every value is allowed.
+        unsafe { hw.switch_fpu(None, frame.view()) };
     }
 }
 

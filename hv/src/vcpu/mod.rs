@@ -124,6 +124,7 @@ impl Vcpu {
     }
 
     /// A general register, by its encoding.
+    #[inline]
     pub fn register(&self, number: u8) -> u64 {
         match number & 15 {
             0 => self.vmcb.save.rax,
@@ -133,6 +134,7 @@ impl Vcpu {
     }
 
     /// Sets a general register, by its encoding.
+    #[inline]
     pub fn set_register(&mut self, number: u8, value: u64) {
         match number & 15 {
             0 => self.vmcb.save.rax = value,
@@ -187,7 +189,14 @@ impl Vcpu {
         self.features
     }
 
+    /// RIP.
+    #[inline]
+    pub fn rip(&self) -> u64 {
+        self.vmcb.save.rip
+    }
+
     /// RFLAGS.
+    #[inline]
     pub fn rflags(&self) -> u64 {
         self.vmcb.save.rflags
     }

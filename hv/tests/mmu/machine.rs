@@ -10,6 +10,7 @@ use crate::{
 use hv::{
     Cpu, EntryState, Hypervisor, Kick, Platform, Stop, Vm,
     addr::{Gfn, Gpa, Gva, Hpa},
+    exit::Outside,
     hw::model::{self, Instruction, ModelCpu, Outcome, Privilege, Script, Step},
     mem::{GuestMemory, HostRights, arena::Arena},
     svm::{Event, Segment},
@@ -176,7 +177,10 @@ impl Machine {
             memory.restrict(one(READ_ONLY), HostRights::EXECUTE).unwrap();
             memory.restrict(one(NO_FETCH), HostRights::WRITE).unwrap();
             let entry = EntryState::Long { rip: layout::code(Mode::Long), rsp: 0, rdi: 0, cr3: layout::frame(0) };
-            Vm::new(&hypervisor, memory, &entry).unwrap()
+            let mut vm = Vm::new(&hypervisor, memory, &entry).unwrap();
+            // Scripted accesses have no instructions that could be emulated.
+            vm.set_outside(Outside::Stops);
+            vm
         };
         let (vm, other) = (vm(), vm());
         let registers = Registers { cr0: CR0, cr3: layout::frame(0), cr4: CR4, efer: LME | LMA | NXE, pdptes: [0; 4] };

@@ -7,13 +7,14 @@ use host::record::Worker;
 use hv::{Cpu, Stop, Vm, exit::GuestBytes, vm::WriteError};
 use hv_abi::call::{Status, Stream};
 use hv_calls::Embedder;
-use wire::{Disturb, End, Guest, Input, Report};
+use wire::{Disturb, End, Guest, Input, Report, devices::Devices};
 
 use crate::{
     apic, clock, disturb, guest_panic, input,
     input::NoByte,
     report,
     serial::Serial,
+    test_devices::TestDevices,
     watch::{Processor, Watch},
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Attendant {
     limit_exits: u64,
     /// The interrupts that come while the present guest runs, for tests.
     disturbed: Option<disturb::Run>,
+    /// The devices of the present guest, for tests.
+    devices: Option<TestDevices>,
     console: Console,
 }
 
@@ -64,7 +67,10 @@ impl Embedder for Attendant {
             Stop::Sleep { until } => self.sleep(vm, until),
             Stop::Idle { until } => apic::wait_until(until.min(self.deadline)),
             Stop::Interrupted => {}
-            other => return ControlFlow::Break(other),
+            other => match &mut self.devices {
+                None => return ControlFlow::Break(other),
+                Some(devices) => devices.serve(vm, other).map_or(ControlFlow::Continue(()), ControlFlow::Break)?,
+            },
         }
         self.go_on(vm)
     }
@@ -82,6 +88,7 @@ impl Attendant {
             deadline: u64::MAX,
             limit_exits: u64::MAX,
             disturbed: None,
+            devices: None,
             console: Console::Silent,
         }
     }
@@ -92,9 +99,10 @@ impl Attendant {
         if within { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Interrupted) }
     }
 
-    /// Turns to a guest, whose input comes from `source`.
+    /// Turns to a guest: its input, its limits, and what tests want for it.
     pub(crate) fn begin(&mut self, source: Input, guest: &Guest<'_>) {
         self.source = source;
+        self.devices = (guest.devices == Devices::Test).then(TestDevices::default);
         let limit_us = guest.limit_ms.saturating_mul(1000).saturating_add(guest.limit_us);
         self.deadline = match limit_us {
             0 => u64::MAX,

@@ -12,6 +12,7 @@ use hv::{
     Cpu, EntryState, Error, Hypervisor, Stop, Vm,
     addr::{Gfn, Gpa},
     hw::{Hw, RDI, RSI, RealCpu},
+    insn::{Transfer, Way},
     mem::{self, GuestMemory, Intent, Page},
     svm::{Segment, Vmcb},
 };
@@ -234,16 +235,17 @@ fn write_descriptors(memory: &mut GuestMemory, page_faults: Handler) -> Result<(
     Ok(())
 }
 
-/// Maps the test pages with 4 KiB entries that were used before, or leaves the entries empty, under the top table at `cr3`.
+/// Maps the test pages, to frames or outside of memory, with 4 KiB entries that were used before, or leaves the entries empty, under the top table at `cr3`.
 fn map_test_pages(memory: &mut GuestMemory, cr3: u64, frames: Frames) -> Result<(), Error> {
     let level3 = memory.load(Gpa(cr3)).unwrap_or(0) & !0xfff;
     let mut put = |at: u64, word: u64| memory.write(Gpa(at), &word.to_le_bytes());
+    let first = if frames == Frames::Device { layout::MEMORY } else { layout::FRAMES };
     put(level3 + layout::PAGES / (1 << 30) * 8, layout::TABLES | TABLE_ENTRY)?;
     for table in 0..layout::COUNT / 512 {
         let level1 = layout::TABLES + (table + 1) * 4096;
         put(layout::TABLES + table * 8, level1 | TABLE_ENTRY)?;
         for entry in 0..512 {
-            let page = (layout::FRAMES + (table * 512 + entry) * 4096) | LEAF_ENTRY;
+            let page = (first + (table * 512 + entry) * 4096) | LEAF_ENTRY;
             put(level1 + entry * 8, if frames == Frames::Unmapped { 0 } else { page })?;
         }
     }
@@ -298,6 +300,9 @@ fn finish(vm: &mut Vm, cpu: &mut Cpu<Processor>) -> u64 {
             }
             Stop::Io { access, .. } if access.port() == INTERRUPT_PLEASE => vm.vcpu_mut().inject_interrupt(INTERRUPT),
             Stop::Io { access, .. } if access.port() != FINISHED => {}
+            Stop::IoString { .. } => {}
+            Stop::Mmio(Transfer { way: Way::Read, .. }) => vm.answer_mmio(0),
+            Stop::Mmio(_) => {}
             Stop::Io { .. } => return stood_still,
             other => report::fail(format_args!("the benchmark guest stopped: {other}\n{:?}", vm.vcpu())),
         }

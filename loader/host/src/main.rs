@@ -39,6 +39,7 @@ mod report;
 mod run;
 mod serial;
 mod store;
+mod test_devices;
 #[cfg(feature = "trace")]
 mod trace;
 mod traps;

@@ -133,6 +133,8 @@ pub enum Frames {
     Absent,
     /// They have, but the guest's tables do not map them.
     Unmapped,
+    /// They lead outside of memory, to a device.
+    Device,
 }
 
 /// One row of figures.

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod bench;
+pub mod devices;
 pub mod input;
 pub mod kernel;
 pub mod trace;
@@ -117,6 +118,8 @@ pub struct Guest<'a> {
     pub limit_exits: u64,
     /// Whether the host has interrupts come while it runs.
     pub disturb: Disturb,
+    /// Which devices it has.
+    pub devices: devices::Devices,
 }
 
 /// Whether the host has interrupts come while a guest runs: for tests of what the host restores behind it.
@@ -304,6 +307,7 @@ mod tests {
                 limit_us: 9,
                 limit_exits: 7,
                 disturb: Disturb::WithInterrupts,
+                devices: devices::Devices::Test,
             }],
             benchmark: Some(Benchmark {
                 guest: vec![1, 2, 3].into(),

@@ -1,6 +1,6 @@
 //! The rows of the benchmark: how each is measured, what it has to meet, and what it is compared with. A new row is a new line here.
 
-use Frames::{Absent, Present, Unmapped};
+use Frames::{Absent, Device, Present, Unmapped};
 use Register::{R8, R9, R10, R11, Rbx};
 use wire::bench::{
     Call as Function, Frames, Handler, Register,
@@ -80,6 +80,9 @@ pub const ROWS: &[Row] = &[
     row("exit/rdmsr", exit("rdmsr_efer")).target(150).floor(SWITCH).kvm("d_rdmsr_efer"),
     row("exit/vmmcall", exit("vmmcall")).floor(SWITCH).kvm("c_vmmcall"),
     row("exit/out-embedder", exit("out")).target(180).floor("vmrun_out_advance_rip").kvm("a_out"),
+    row("mmio/write-embedder", device("mmio_w")).target(450).exits(1.0).floor(SWITCH).kvm("g_mmio_write"),
+    row("mmio/read-embedder", device("mmio_r")).target(500).exits(1.0).floor(SWITCH).kvm("g_mmio_read"),
+    row("io/outsb-4k", Loop("outsb_4k", TIMES, &[(Rbx, PAGES)], Present)).target(2500).exits(1.0).floor(SWITCH),
     row("hypercall/in-hv", exit("call_nop")).target(130).floor(SWITCH),
     row("fault/sweep", touch(EVERY_PAGE, COUNT, Present))
         .mean()
@@ -143,6 +146,11 @@ const fn row(name: &'static str, how: How) -> Row {
 /// A loop in which each operation is an exit.
 const fn exit(test: &'static str) -> How {
     Loop(test, TIMES, &[], Present)
+}
+
+/// A loop in which each operation is an access to a device.
+const fn device(test: &'static str) -> How {
+    Loop(test, TIMES, &[(Rbx, PAGES)], Device)
 }
 
 /// A loop that stores to the test pages.

@@ -45,7 +45,7 @@ fn outcome(code: CodeBits, bytes: &[u8], prepare: impl FnOnce(&mut TestMachine))
 }
 
 #[test]
-fn non_canonical_addresses_are_gp_or_ss_in_64_bit_mode() {
+pub fn non_canonical_addresses_are_gp_or_ss_in_64_bit_mode() {
     let at = |rbx| outcome(Bits64, &STORE, |m| m.registers[RBX] = rbx);
     assert_eq!(at(0x8000_0000_0000), GP);
     assert_eq!(at(0xffff_7fff_ffff_ffff), GP);
@@ -57,7 +57,7 @@ fn non_canonical_addresses_are_gp_or_ss_in_64_bit_mode() {
 }
 
 #[test]
-fn limits_hold_outside_64_bit_mode_only() {
+pub fn limits_hold_outside_64_bit_mode_only() {
     let small = |m: &mut TestMachine| (m.segments[DS].limit, m.registers[RBX]) = (0x4fff, 0x5000);
     assert_eq!(outcome(Bits32, &LOAD, small), GP);
     assert_eq!(outcome(Bits64, &LOAD, small), Outcome::Done);
@@ -74,7 +74,7 @@ fn limits_hold_outside_64_bit_mode_only() {
 }
 
 #[test]
-fn expand_down_segments_lie_above_their_limit() {
+pub fn expand_down_segments_lie_above_their_limit() {
     let down = |limit: u32, attributes: u16, rbx: u64| {
         outcome(Bits32, &LOAD, |m| {
             (m.segments[DS].limit, m.segments[DS].attributes, m.registers[RBX]) = (limit, attributes, rbx);
@@ -87,7 +87,7 @@ fn expand_down_segments_lie_above_their_limit() {
 }
 
 #[test]
-fn types_of_segments_are_checked_in_protected_mode_only() {
+pub fn types_of_segments_are_checked_in_protected_mode_only() {
     let typed = |bytes: &[u8], attributes: u16, protection| {
         outcome(Bits32, bytes, |m| {
             (m.segments[DS].attributes, m.registers[RBX], m.mode.protection) = (attributes, 0x4000, protection);
@@ -109,7 +109,7 @@ fn types_of_segments_are_checked_in_protected_mode_only() {
 }
 
 #[test]
-fn real_mode_wraps_offsets_and_faults_at_the_end_of_a_segment() {
+pub fn real_mode_wraps_offsets_and_faults_at_the_end_of_a_segment() {
     let real = |m: &mut TestMachine| {
         m.mode.protection = Protection::Real;
         m.mode.stack = Bits16;
@@ -144,7 +144,7 @@ fn real_mode_wraps_offsets_and_faults_at_the_end_of_a_segment() {
 }
 
 #[test]
-fn linear_addresses_wrap_at_4_gib_outside_64_bit_mode() {
+pub fn linear_addresses_wrap_at_4_gib_outside_64_bit_mode() {
     let (outcome, machine) = with(Bits32, &LOAD, |m| {
         m.put(0x4000, &[0x77]);
         m.segments[DS].base = 0xffff_f000;
@@ -154,7 +154,7 @@ fn linear_addresses_wrap_at_4_gib_outside_64_bit_mode() {
 }
 
 #[test]
-fn only_fs_and_gs_have_a_base_in_64_bit_mode() {
+pub fn only_fs_and_gs_have_a_base_in_64_bit_mode() {
     let load = |bytes: &[u8]| {
         with(Bits64, bytes, |m| {
             m.put(0x4000, &[1]);
@@ -168,7 +168,7 @@ fn only_fs_and_gs_have_a_base_in_64_bit_mode() {
 }
 
 #[test]
-fn a_write_in_two_pages_changes_neither_if_it_may_not_change_both() {
+pub fn a_write_in_two_pages_changes_neither_if_it_may_not_change_both() {
     let (outcome, machine) = with(Bits64, &[0x48, 0x89, 0x03], |m| {
         m.map(0x5000, 1, Kind::ReadOnly);
         (m.registers[0], m.registers[RBX]) = (u64::MAX, 0x4ffc);
@@ -180,7 +180,7 @@ fn a_write_in_two_pages_changes_neither_if_it_may_not_change_both() {
 }
 
 #[test]
-fn code_that_crosses_into_a_missing_page_faults_only_if_it_reaches_there() {
+pub fn code_that_crosses_into_a_missing_page_faults_only_if_it_reaches_there() {
     let at_end = |bytes: &[u8]| {
         let mut machine = TestMachine::new(Bits64);
         machine.map(0x1000, 1, Kind::Memory);
@@ -201,7 +201,7 @@ fn code_that_crosses_into_a_missing_page_faults_only_if_it_reaches_there() {
 }
 
 #[test]
-fn prefixes_without_end_are_gp_and_lock_where_it_must_not_be_is_ud() {
+pub fn prefixes_without_end_are_gp_and_lock_where_it_must_not_be_is_ud() {
     assert_eq!(outcome(Bits64, &[0x66; 15], |_| {}), GP);
     assert_eq!(outcome(Bits64, &[[0x66; 13].as_slice(), &[0x88, 0x43, 0]].concat(), |_| {}), GP, "16 bytes");
     let longest = [[0x66; 12].as_slice(), &[0x88, 0x43, 0]].concat();
@@ -212,7 +212,7 @@ fn prefixes_without_end_are_gp_and_lock_where_it_must_not_be_is_ud() {
 }
 
 #[test]
-fn what_is_not_carried_out_comes_back_with_its_bytes() {
+pub fn what_is_not_carried_out_comes_back_with_its_bytes() {
     // FLD, VMOVAPS, LGDT.
     for bytes in [&[0xd9, 0x03][..], &[0xc5, 0xf8, 0x28, 0x03], &[0x0f, 0x01, 0x13]] {
         let Outcome::Unsupported(found) = outcome(Bits64, bytes, |m| m.registers[RBX] = 0x4000) else { panic!("{bytes:x?}") };
@@ -221,7 +221,7 @@ fn what_is_not_carried_out_comes_back_with_its_bytes() {
 }
 
 #[test]
-fn devices_see_accesses_of_the_operands_size_and_order() {
+pub fn devices_see_accesses_of_the_operands_size_and_order() {
     let accesses = |bytes: &[u8], prepare: fn(&mut TestMachine)| {
         let (outcome, machine) = with(Bits64, bytes, |m| {
             m.map(0x5000, 2, Kind::Device);
@@ -252,7 +252,7 @@ fn devices_see_accesses_of_the_operands_size_and_order() {
 }
 
 #[test]
-fn a_string_keeps_what_it_has_done_when_it_faults() {
+pub fn a_string_keeps_what_it_has_done_when_it_faults() {
     // rep stosb from memory on into a missing page.
     let (outcome, machine) = with(Bits64, &[0xf3, 0xaa], |m| {
         (m.registers[0], m.registers[RDI], m.registers[RCX]) = (0x5a, 0x5ffe, 5);
@@ -270,7 +270,7 @@ fn a_string_keeps_what_it_has_done_when_it_faults() {
 }
 
 #[test]
-fn near_branches_stay_inside_the_code_segment() {
+pub fn near_branches_stay_inside_the_code_segment() {
     let jump = |code, target: u64| {
         outcome(code, &[0xff, 0x23], |m| {
             m.put(0x4000, &target.to_le_bytes());
@@ -290,7 +290,7 @@ fn near_branches_stay_inside_the_code_segment() {
 }
 
 #[test]
-fn pop_reckons_its_address_behind_the_pop() {
+pub fn pop_reckons_its_address_behind_the_pop() {
     // pop qword [rsp+8]
     let (outcome, machine) = with(Bits64, &[0x8f, 0x44, 0x24, 0x08], |m| {
         m.registers[RSP] = 0x4000;
@@ -300,14 +300,14 @@ fn pop_reckons_its_address_behind_the_pop() {
 }
 
 #[test]
-fn memory_relative_to_rip_counts_from_the_next_instruction() {
+pub fn memory_relative_to_rip_counts_from_the_next_instruction() {
     // mov dword [rip+0x2ff6], 0x11223344
     let (outcome, machine) = with(Bits64, &[0xc7, 0x05, 0xf6, 0x2f, 0, 0, 0x44, 0x33, 0x22, 0x11], |_| {});
     assert_eq!((outcome, machine.word(0x4000)), (Outcome::Done, 0x1122_3344));
 }
 
 #[test]
-fn instructions_in_a_code_segment_that_wrap_keep_ip_in_16_bits() {
+pub fn instructions_in_a_code_segment_that_wrap_keep_ip_in_16_bits() {
     let mut machine = TestMachine::new(Bits16);
     machine.map(0xf000, 2, Kind::Memory);
     machine.map(0x4000, 1, Kind::Memory);
@@ -318,7 +318,7 @@ fn instructions_in_a_code_segment_that_wrap_keep_ip_in_16_bits() {
 
 /// Any bytes, in any mode, with memory of every kind: the emulator ends, and touches nothing when it has nothing to show for it.
 #[test]
-fn any_bytes_are_survived() {
+pub fn any_bytes_are_survived() {
     let rounds = if std::env::var_os("HV_DEEP").is_some() { 5_000_000 } else { 60_000 };
     let mut random = Random(0x5eed);
     for _ in 0..rounds {

@@ -319,6 +319,10 @@ pub struct Case {
     pub plant: Option<(u64, u64)>,
     /// Whether its result is defined.
     pub comparable: bool,
+    /// 0, 0Fh or 38h for its map; its opcode; the ModRM byte's middle field, where that is part of the opcode.
+    pub opcode: (u8, u8, u8),
+    /// Whether it has a 66h prefix that REX.W overrides.
+    pub overridden: bool,
 }
 
 struct Maker<'a> {
@@ -337,7 +341,18 @@ pub fn case(random: &mut Random, place: Place) -> Option<Case> {
     let mut registers = [0; 16];
     registers.iter_mut().for_each(|register| *register = random.value());
     let flags = random.next() & (flag::ALL | flag::DF) | 2;
-    let case = Case { template, bytes: [0; 16], len: 0, registers, flags, undefined: 0, plant: None, comparable: true };
+    let case = Case {
+        template,
+        bytes: [0; 16],
+        len: 0,
+        registers,
+        flags,
+        undefined: 0,
+        plant: None,
+        comparable: true,
+        opcode: (0, 0, 0),
+        overridden: false,
+    };
     Maker { random, place, case, reg: 0, used: 0 }.make(ALL[template])
 }
 
@@ -417,6 +432,8 @@ impl Maker<'_> {
         }
         self.byte(of.opcode);
         self.case.undefined = of.undefined;
+        self.case.opcode = (of.map, of.opcode, of.digit);
+        self.case.overridden = operand_prefix && wide;
         let align = match of.kind {
             Kind::Aligned => 16,
             Kind::Wide => operand,

@@ -113,7 +113,7 @@ impl TestMachine {
             assert_ne!(outcome, Outcome::Wanted, "waits for nothing");
             while let Some(write) = exchange.next_write() {
                 self.accesses.push((Way::Write, write.gpa.0, write.bytes));
-                self.put(write.gpa.0, &write.value.to_le_bytes()[..usize::from(write.bytes)]);
+                self.put(write.gpa.0, &write.value().to_le_bytes()[..usize::from(write.bytes)]);
             }
             if outcome != Outcome::Repeating {
                 assert!(exchange.is_idle());

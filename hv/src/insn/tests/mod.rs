@@ -6,4 +6,7 @@ mod generate;
 mod machine;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native;
+mod planted;
 mod ports;
+
+pub use generate::Random;

@@ -32,7 +32,7 @@ fn take(machine: &mut TestMachine, room: usize) -> (Result<Batch, Outcome>, Vec<
 }
 
 #[test]
-fn outs_is_taken_in_batches_across_pages() {
+pub fn outs_is_taken_in_batches_across_pages() {
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x6e]);
     let text: Vec<u8> = (0..100).collect();
     machine.put(0x4fce, &text);
@@ -46,7 +46,7 @@ fn outs_is_taken_in_batches_across_pages() {
 }
 
 #[test]
-fn elements_cross_pages_and_go_down_with_df() {
+pub fn elements_cross_pages_and_go_down_with_df() {
     // outsw, which has an element in both pages
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x66, 0x6f]);
     machine.put(0x4ffd, &[1, 2, 3, 4, 5, 6]);
@@ -59,7 +59,7 @@ fn elements_cross_pages_and_go_down_with_df() {
 }
 
 #[test]
-fn segment_address_size_and_count_are_the_instructions() {
+pub fn segment_address_size_and_count_are_the_instructions() {
     // fs outsb with 32-bit addresses in 16-bit code; the count is ECX then.
     let mut machine = TestMachine::with_code(Bits16, &[0xf3, 0x64, 0x67, 0x6e]);
     machine.segments[4].base = 0x4000;
@@ -79,7 +79,7 @@ fn segment_address_size_and_count_are_the_instructions() {
 }
 
 #[test]
-fn sixteen_bit_pointers_wrap() {
+pub fn sixteen_bit_pointers_wrap() {
     let mut machine = TestMachine::with_code(Bits16, &[0xf3, 0x6e]);
     machine.segments[3].base = 0x4000;
     machine.segments[3].limit = 0xffff;
@@ -92,7 +92,7 @@ fn sixteen_bit_pointers_wrap() {
 }
 
 #[test]
-fn a_fault_comes_only_with_its_element() {
+pub fn a_fault_comes_only_with_its_element() {
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x6e]);
     machine.put(0x5ffe, b"ok");
     (machine.registers[RSI], machine.registers[RCX]) = (0x5ffe, 10);
@@ -110,7 +110,7 @@ fn a_fault_comes_only_with_its_element() {
 }
 
 #[test]
-fn misaligned_elements_are_ac_where_that_is_checked() {
+pub fn misaligned_elements_are_ac_where_that_is_checked() {
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x6f]);
     machine.mode.alignment = Alignment::Checked;
     (machine.registers[RSI], machine.registers[RCX]) = (0x4001, 2);
@@ -119,7 +119,7 @@ fn misaligned_elements_are_ac_where_that_is_checked() {
 }
 
 #[test]
-fn ins_asks_for_as_much_as_can_be_written_and_writes_what_it_gets() {
+pub fn ins_asks_for_as_much_as_can_be_written_and_writes_what_it_gets() {
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x6c]);
     machine.map(0x5000, 1, Kind::ReadOnly);
     (machine.registers[RDI], machine.registers[RCX]) = (0x4ffc, 10);
@@ -142,7 +142,7 @@ fn write_fault_present(address: u64) -> Outcome {
 }
 
 #[test]
-fn devices_get_one_element_at_a_time() {
+pub fn devices_get_one_element_at_a_time() {
     let mut machine = TestMachine::with_code(Bits64, &[0xf3, 0x6c]);
     machine.map(0x5000, 1, Kind::Device);
     (machine.registers[RDI], machine.registers[RCX]) = (0x4fff, 3);
@@ -151,7 +151,7 @@ fn devices_get_one_element_at_a_time() {
     assert_eq!(complete_ins(&mut machine, exchange, b"a"), batch(1, 1));
     assert_eq!(prepare_ins(&mut machine, exchange, 4096), batch(1, 1));
     assert_eq!(complete_ins(&mut machine, exchange, b"b"), batch(1, 1));
-    assert_eq!(exchange.next_write().map(|write| (write.gpa.0, write.value)), Some((0x5000, 0x62)));
+    assert_eq!(exchange.next_write().map(|write| (write.gpa.0, write.value())), Some((0x5000, 0x62)));
     // OUTS out of a device waits for it.
     machine.put(0x1000, &[0xf3, 0x6e]);
     (machine.registers[RSI], machine.registers[RCX]) = (0x5000, 2);
@@ -163,7 +163,7 @@ fn devices_get_one_element_at_a_time() {
 }
 
 #[test]
-fn other_instructions_are_refused() {
+pub fn other_instructions_are_refused() {
     let mut machine = TestMachine::with_code(Bits64, &[0x88, 0x03]);
     assert!(matches!(take(&mut machine, 8).0, Err(Outcome::Unsupported(_))));
     assert!(matches!(prepare_ins(&mut machine, &mut Exchange::new(), 8), Err(Outcome::Unsupported(_))));

@@ -1,0 +1,18 @@
+//! Devices that the host gives guests for tests of what hv emulates.
+
+use serde::{Deserialize, Serialize};
+
+/// The guest-physical address from which on the guest's memory appears a second time, as a device.
+pub const MIRROR: u64 = 1 << 38;
+/// The port that gives back the bytes that it was given.
+pub const ECHO: u16 = 0x1f0;
+
+/// Which devices a guest has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Devices {
+    /// None.
+    #[default]
+    None,
+    /// [`MIRROR`] and [`ECHO`].
+    Test,
+}
