@@ -6,8 +6,9 @@ fn main() {
         println!("cargo:rustc-link-arg-bin=bench={argument}");
         println!("cargo:rustc-link-arg-bin=access_rights={argument}");
     }
-    // It executes what it has written.
+    // They execute what they have written.
     println!("cargo:rustc-link-arg-bin=access_rights=-zexecstack");
+    println!("cargo:rustc-link-arg-bin=emulator=-zexecstack");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../peer/guest.S");
 }

@@ -84,6 +84,7 @@ pub struct Boot {
     exits: Exits,
     guests: Vec<Guest<'static>>,
     input: Option<Vec<u8>>,
+    limit: Option<Duration>,
 }
 
 impl Boot {
@@ -106,6 +107,11 @@ impl Boot {
     /// Has the host count the guests' exits by kind ([`Report::ExitTotals`]); it says little else.
     pub fn counting_exits(self) -> Self {
         Self { exits: Exits::Counted, ..self }
+    }
+
+    /// Gives the boot another time than the usual.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     /// Adds a guest of the workspace.
@@ -151,7 +157,7 @@ impl Boot {
             Box::new(io::sink()),
             Box::new(io::sink()),
         )?;
-        let booted = boot.finish(Some(BOOT_LIMIT)).context("the boot")?;
+        let booted = boot.finish(Some(self.limit.unwrap_or(BOOT_LIMIT))).context("the boot")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (console, log) = (text(&booted.finished.console), text(&booted.finished.log));
         Ok(Outcome { names, console, log, booted })

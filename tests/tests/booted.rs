@@ -3,6 +3,8 @@
 //! A case is a name, a boot, and what must hold afterwards; that the host ends well, reports every guest and loses no frame
 //! is demanded of all of them.
 
+#[path = "booted/emulation.rs"]
+mod emulation;
 #[path = "booted/kernels.rs"]
 mod kernels;
 #[path = "booted/random.rs"]
@@ -43,6 +45,7 @@ fn main() {
         sdk::trials(),
         seed::trials(),
         random::trials(),
+        emulation::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().flatten().collect()).exit();
 }

@@ -1,0 +1,66 @@
+//! Accesses to devices and string I/O: what hv does in the processor's stead (sections 6 and 7 of the reference design).
+
+use libtest_mimic::Trial;
+use std::{env, time::Duration};
+use tests::Boot;
+use wire::{End, devices::Devices};
+
+use crate::{case, killed, then_hello};
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        case(
+            "seed_07_string_io_comes_back_as_it_went",
+            || with_devices("string_io", ""),
+            |outcome| {
+                assert_eq!(*outcome.end(0), End::Exit(0), "{}", outcome.console);
+                assert_eq!(outcome.console, "all came back\n");
+            },
+        ),
+        case(
+            "seed_07_string_io_without_a_device_ends_the_guest",
+            || Boot::new().program("string_io", &[]),
+            |outcome| {
+                killed(outcome.end(0), &["string Out", "port 0x1f0", "nobody owns"]);
+            },
+        ),
+    ];
+    let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
+    trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
+    trials.extend(STORMS.map(|trick| hostile(trick, |end| assert_eq!(*end, End::TimedOut))));
+    trials.extend([
+        hostile("code", |end| killed(end, &["outside its memory"])),
+        hostile("tables", |end| killed(end, &["page fault"])),
+        hostile("stack", |end| killed(end, &["invalid opcode"])),
+        hostile("prefixes", |end| killed(end, &["general protection"])),
+        hostile("unknown", |end| killed(end, &["not emulated", "df, 2"])),
+    ]);
+    trials
+}
+
+/// How long a comparison of millions of instructions may take.
+const DEEP_LIMIT: Duration = Duration::from_secs(7200);
+/// What only the clock ends.
+const STORMS: [&str; 4] = ["mmio-storm", "port-storm", "endless-rep", "endless-outs"];
+
+/// A guest that compares so many random instructions, emulated and not; it takes a while.
+fn random_instructions(rounds: &'static str, seed: u32) -> Trial {
+    let boot = move || {
+        let boot = Boot::new().within(DEEP_LIMIT).program("emulator", &[rounds, &seed.to_string()]);
+        boot.with(|guest| (guest.devices, guest.limit_ms) = (Devices::Test, 0))
+    };
+    case(&format!("seed_06_random_instructions_do_what_the_processor_does_{seed}"), boot, |outcome| {
+        assert!(outcome.console.contains(" 0 differences"), "{}", outcome.console);
+        assert_eq!(*outcome.end(0), End::Exit(0));
+        println!("{}", outcome.console);
+    })
+}
+
+fn with_devices(name: &str, trick: &str) -> Boot {
+    Boot::new().program(name, &[trick]).with(|guest| (guest.devices, guest.limit_ms) = (Devices::Test, 500))
+}
+
+/// A guest that misuses devices, behind which the next one must run.
+fn hostile(trick: &'static str, check: impl FnOnce(&End) + Send + 'static) -> Trial {
+    then_hello(&format!("seed_06_hostile_{}", trick.replace('-', "_")), move || with_devices("hostile_devices", trick), check)
+}
