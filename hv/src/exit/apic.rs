@@ -1,10 +1,10 @@
-//! Writes to the local APIC: as x2APIC MSRs (APM vol. 2, 16.11).
+//! Accesses to the local APIC that exit: writes of x2APIC MSRs (APM vol. 2, 16.11), and the xAPIC page (16.3.2).
 
 use super::{Context, Next, shutdown};
 use crate::{
-    apic::{MSR_FIRST, Message, Refused},
+    apic::{MSR_FIRST, Message, PAGE_BYTES, Refused},
     hw::{RCX, RDX},
-    insn::Opcode,
+    insn::{Opcode, Transfer, Way},
     mem::GuestMemory,
     shadow::ShadowMmu,
     vcpu::Vcpu,
@@ -41,6 +41,26 @@ pub(super) fn write_msr(context: &mut Context<'_>, index: u32, value: u64, next:
         }
         Err(Refused) => context.inject(Exception::GP0),
     }
+}
+
+/// Serves an access to the APIC's page; `None` where it is to something else. Registers have 32 bits, and are written as such only.
+pub(crate) fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
+    let at = transfer.gpa.0.wrapping_sub(context.vcpu.apic().page()?);
+    let offset = u16::try_from(at).ok().filter(|offset| u64::from(*offset) < PAGE_BYTES)?;
+    let now = context.vcpu.guest_time(context.hw.tsc());
+    let register = offset & !3;
+    Some(match transfer.way {
+        Way::Read => {
+            let value = context.vcpu.change_apic(|apic| apic.read_page(register, now));
+            context.devices.answer(context.vcpu, (value >> (8 * (offset - register))).into());
+            Next::Continue(())
+        }
+        Way::Write if transfer.bytes == 4 => {
+            let message = context.vcpu.change_apic(|apic| apic.write_page(offset, transfer.value() as u32, now));
+            receive(context, message)
+        }
+        Way::Write => Next::Continue(()),
+    })
 }
 
 /// Lets the processor receive what it has sent itself.

@@ -84,6 +84,12 @@ impl Foreign {
     fn attend(&mut self, attendant: &mut Attendant, stop: Stop) -> ControlFlow<Stop> {
         match stop {
             Stop::Io { access, value } => self.port(attendant, access, value)?,
+            Stop::IoString { access, elements } => self.port_string(attendant, access, elements)?,
+            Stop::Mmio(transfer) => {
+                self.platform.absent_memory(transfer.gpa.0);
+                // Does nothing for a write.
+                self.vm.answer_mmio(u128::MAX);
+            }
             Stop::MachineCheck => {}
             other => return attendant.attend(&mut self.vm, other),
         }
@@ -100,13 +106,39 @@ impl Foreign {
                 let value = self.platform.read_port(access.port(), access.width());
                 self.vm.answer_in(access, value);
             }
-            Direction::Out => {
-                let written = self.platform.write_port(access.port(), access.width(), value, &mut |byte| attendant.print(byte));
-                if let Written::Exit(code) = written {
-                    return ControlFlow::Break(Stop::Exit(code as i32));
+            Direction::Out => self.write(attendant, access, value)?,
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Carries out a batch of INS or OUTS, element by element.
+    fn port_string(&mut self, attendant: &mut Attendant, access: PortAccess, elements: u32) -> ControlFlow<Stop> {
+        let width = access.width() as usize;
+        for at in (0..elements as usize).map(|element| element * width) {
+            let mut bytes = [0; 4];
+            match access.direction() {
+                Direction::In => {
+                    bytes = self.platform.read_port(access.port(), access.width()).to_le_bytes();
+                    self.vm.port_bytes_mut()[at..at + width].copy_from_slice(&bytes[..width]);
+                }
+                Direction::Out => {
+                    bytes[..width].copy_from_slice(&self.vm.port_bytes()[at..at + width]);
+                    let value = u32::from_le_bytes(bytes);
+                    self.write(attendant, access, value)?;
                 }
             }
         }
+        if access.direction() == Direction::In {
+            self.vm.answer_ins(access, elements);
+        }
         ControlFlow::Continue(())
+    }
+
+    /// Writes to a port, which may be the kernel's end.
+    fn write(&mut self, attendant: &mut Attendant, access: PortAccess, value: u32) -> ControlFlow<Stop> {
+        match self.platform.write_port(access.port(), access.width(), value, &mut |byte| attendant.print(byte)) {
+            Written::Exit(code) => ControlFlow::Break(Stop::Exit(code as i32)),
+            Written::Done => ControlFlow::Continue(()),
+        }
     }
 }

@@ -127,6 +127,14 @@ fn apic() -> Vec<Trial> {
         passes("pvh32"),
         passes("pvh64"),
         case(
+            "the_apics_page_is_what_its_msrs_are",
+            || counting().guest(kernel("pvh32", Entry::Image, "xapic serial apic")),
+            |outcome| {
+                has_lines(&outcome.console, &[&["apic: xapic, id 0, version 10"][..], &TIMERS, &LINES[..10], &["done"]].concat());
+                assert_eq!(*outcome.end(0), End::Exit(WELL));
+            },
+        ),
+        case(
             "cr8_is_the_task_priority",
             || counting().guest(kernel("pvh64", Entry::Image, "apic")),
             |outcome| has_lines(&outcome.console, &["apic task priority is CR8: ok"]),
@@ -194,6 +202,16 @@ fn machine() -> Vec<Trial> {
             },
         ),
         case(
+            "memory_that_is_not_there_is_counted",
+            || counting().guest(kernel("pvh64", Entry::Image, "absent-memory")),
+            |outcome| {
+                has_lines(&outcome.console, &["absent memory: ok", "done"]);
+                let absent =
+                    outcome.reports().iter().find_map(|r| if let Report::Absent(absent) = r { Some(absent) } else { None });
+                assert_eq!(absent, Some(&Absent { pages: vec![(0xd000_0000, 3)], ..Absent::default() }));
+            },
+        ),
+        case(
             "a_kernel_has_gigabytes",
             || counting().guest(Guest { memory: 4 << 30, ..kernel("pvh64", Entry::Image, "high") }),
             |outcome| {
@@ -251,30 +269,64 @@ fn of_debian(packages: &[&str], start: &str, end: &str) -> Vec<u8> {
     unpacked.stdout
 }
 
+fn tboot() -> Vec<u8> {
+    of_debian(&["tboot"], "tboot", ".gz")
+}
+
 fn xen() -> Vec<u8> {
     of_debian(&["xen-hypervisor-4.17-amd64", "xen-hypervisor-4.20-amd64"], "xen-", ".gz")
 }
 
 /// Kernels from Debian's packages, as they are.
 fn strangers() -> Vec<Trial> {
-    vec![case(
-        "xen_begins",
-        || {
-            let words = "com1=115200,8n1 console=com1 no-real-mode noreboot";
-            counting().guest(Guest { memory: 256 * MIB, ..foreign("xen", xen(), Entry::Image, words) })
-        },
-        |outcome| {
-            let lines: Vec<&str> = outcome.console.lines().map(str::trim_end).collect();
-            assert!(lines[0].starts_with("(XEN) Xen version 4."), "{}", lines[0]);
-            let rest = [
-                "(XEN) Bootloader: hv",
-                "(XEN) Command line: com1=115200,8n1 console=com1 no-real-mode noreboot",
-                "(XEN) Panic on CPU 0:",
-                "(XEN) dom0 kernel not specified. Check bootloader configuration",
-                "(XEN) Manual reset required ('noreboot' specified)",
-            ];
-            has_lines(&lines.join("\n"), &rest);
-            assert!(matches!(outcome.end(0), End::Killed(reason) if reason.contains("halt")), "{:?}", outcome.end(0));
-        },
-    )]
+    vec![
+        case(
+            "xen_begins",
+            || {
+                let words = "com1=115200,8n1 console=com1 no-real-mode noreboot";
+                counting().guest(Guest { memory: 256 * MIB, ..foreign("xen", xen(), Entry::Image, words) })
+            },
+            |outcome| {
+                let lines: Vec<&str> = outcome.console.lines().map(str::trim_end).collect();
+                assert!(lines[0].starts_with("(XEN) Xen version 4."), "{}", lines[0]);
+                let rest = [
+                    "(XEN) Bootloader: hv",
+                    "(XEN) Command line: com1=115200,8n1 console=com1 no-real-mode noreboot",
+                    "(XEN) Panic on CPU 0:",
+                    "(XEN) dom0 kernel not specified. Check bootloader configuration",
+                    "(XEN) Manual reset required ('noreboot' specified)",
+                ];
+                has_lines(&lines.join("\n"), &rest);
+                assert!(matches!(outcome.end(0), End::Killed(reason) if reason.contains("halt")), "{:?}", outcome.end(0));
+            },
+        ),
+        // It looks for what Intel's processors have, does without, and finds its module to be a kernel.
+        case(
+            "tboot_runs",
+            || {
+                let words = "logging=serial serial=115200,8n1,0x3f8";
+                let path = kernels::build("multiboot").unwrap_or_else(|error| panic!("{error:#}"));
+                let modules = vec![module("multiboot x=1", &fs::read(path).expect("it was built"))];
+                counting().guest(Guest { memory: 128 * MIB, modules, ..foreign("tboot", tboot(), Entry::Image, words) })
+            },
+            |outcome| {
+                let lines: Vec<&str> = outcome.console.lines().map(str::trim_end).collect();
+                let told = [
+                    "TBOOT: *********************** TBOOT ***********************",
+                    "TBOOT: command line: tboot logging=serial serial=115200,8n1,0x3f8",
+                    "TBOOT: Non-Intel CPU detected.",
+                    "TBOOT: original e820 map:",
+                    "TBOOT: \t0000000000000000 - 000000000009fc00  (1)",
+                    "TBOOT: \t0000000000100000 - 0000000008000000  (1)",
+                    "TBOOT: \t00000000fee00000 - 00000000fee01000  (2)",
+                    "TBOOT: SINIT ACM not provided.",
+                    "TBOOT: This is an ELF32 file.",
+                    "TBOOT: kernel is ELF format",
+                    "TBOOT: shutdown_system() called for shutdown_type: TB_SHUTDOWN_HALT",
+                ];
+                has_lines(&lines.join("\n"), &told);
+                assert!(matches!(outcome.end(0), End::Killed(reason) if reason.contains("halt")), "{:?}", outcome.end(0));
+            },
+        ),
+    ]
 }
