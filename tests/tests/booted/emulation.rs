@@ -57,10 +57,11 @@ fn random_instructions(rounds: &'static str, seed: u32) -> Trial {
 }
 
 fn with_devices(name: &str, trick: &str) -> Boot {
-    Boot::new().program(name, &[trick]).with(|guest| (guest.devices, guest.limit_ms) = (Devices::Test, 500))
+    Boot::new().program(name, &[trick]).with(|guest| guest.devices = Devices::Test)
 }
 
 /// A guest that misuses devices, behind which the next one must run.
 fn hostile(trick: &'static str, check: impl FnOnce(&End) + Send + 'static) -> Trial {
-    then_hello(&format!("seed_06_hostile_{}", trick.replace('-', "_")), move || with_devices("hostile_devices", trick), check)
+    let boot = move || with_devices("hostile_devices", trick).with(|guest| guest.limit_ms = 500);
+    then_hello(&format!("seed_06_hostile_{}", trick.replace('-', "_")), boot, check)
 }
