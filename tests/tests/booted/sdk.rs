@@ -156,14 +156,15 @@ fn calls() -> Vec<Trial> {
         case(
             "assembly_makes_one_call_of_each_kind",
             || {
-                Boot::new().input("a line\n").program("asm_calls", &[]).with(|guest| {
+                // One byte, as a read may give fewer than have been sent.
+                Boot::new().input("!").program("asm_calls", &[]).with(|guest| {
                     guest.input = Input::Port;
                     guest.files = vec![file("f", "F")];
                     guest.env = vec![("V".into(), "v".into())];
                 })
             },
             |outcome| {
-                assert_eq!(outcome.console, "greetings\na line\n");
+                assert_eq!(outcome.console, "greetings\n!");
                 let (place, message) = ("asm_calls.s:12:34".to_owned(), "as far as it goes".to_owned());
                 assert_eq!(*outcome.end(0), End::Panic { place, message });
             },
