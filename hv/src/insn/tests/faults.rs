@@ -1,16 +1,13 @@
 //! Faults and corners that this machine's processor cannot be brought to from user mode: other modes, segments, devices.
 
-use super::{
-    generate::Random,
-    machine::{Kind, TestMachine},
-};
+use super::machine::{Kind, TestMachine};
 use crate::{
     addr::{Gpa, Gva},
-    insn::{CodeBits, Exchange, Fault, Outcome, Protection, Way, emulate},
+    insn::{CodeBits, Fault, Outcome, Protection, Way},
     x86::{Exception, Vector},
 };
 use CodeBits::{Bits16, Bits32, Bits64};
-use std::{vec, vec::Vec};
+use std::vec;
 
 const RCX: usize = 1;
 const RBX: usize = 3;
@@ -314,39 +311,4 @@ pub fn instructions_in_a_code_segment_that_wrap_keep_ip_in_16_bits() {
     machine.put(0xfffe, &[0x88, 0x07]);
     (machine.rip, machine.registers[RBX]) = (0xfffe, 0x4000);
     assert_eq!((machine.run(), machine.rip), (Outcome::Done, 0));
-}
-
-/// Any bytes, in any mode, with memory of every kind: the emulator ends, and touches nothing when it has nothing to show for it.
-#[test]
-pub fn any_bytes_are_survived() {
-    let rounds = if std::env::var_os("HV_DEEP").is_some() { 5_000_000 } else { 60_000 };
-    let mut random = Random(0x5eed);
-    for _ in 0..rounds {
-        let bytes: Vec<u8> = (0..32).map(|_| random.next() as u8).collect();
-        survive(&bytes, &mut random);
-    }
-}
-
-fn survive(bytes: &[u8], random: &mut Random) {
-    let code = [Bits16, Bits32, Bits64][random.below(3) as usize];
-    let mut machine = TestMachine::with_code(code, bytes);
-    machine.map(0x5000, 1, [Kind::Memory, Kind::ReadOnly, Kind::Device][random.below(3) as usize]);
-    machine.mode.protection = [Protection::Protected, Protection::Real, Protection::Virtual8086][random.below(3) as usize];
-    machine.registers = core::array::from_fn(|_| 0x4000 + random.below(0x2000));
-    let before = machine.registers;
-    let mut exchange = Exchange::new();
-    for _ in 0..64 {
-        match emulate(&mut machine, &mut exchange) {
-            Outcome::Wanted => exchange.answer(random.next().into()),
-            Outcome::Repeating | Outcome::Done => while exchange.next_write().is_some() {},
-            Outcome::Unsupported(_) | Outcome::Port => {
-                assert_eq!((machine.rip, machine.registers), (0x1000, before));
-                return;
-            }
-            _ => return,
-        }
-        if machine.rip != 0x1000 {
-            return;
-        }
-    }
 }
