@@ -64,7 +64,6 @@ impl Vm {
         }
         if self.devices.has_work()
             && let Next::Break(stop) = self.resume(cpu)
-            && let Next::Break(stop) = self.settle(cpu, stop)
         {
             return stop;
         }
@@ -72,42 +71,13 @@ impl Vm {
             self.vcpu.enter(cpu, &mut self.mmu, &self.hypervisor);
             let Self { hypervisor, memory, mmu, vcpu, contract, devices } = self;
             let hw = cpu.hw_mut();
-            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, devices, hypervisor, hw })
-                && let Next::Break(stop) = self.settle(cpu, stop)
-            {
+            if let Next::Break(stop) = exit::handle(&mut Context { vcpu, mmu, memory, contract, devices, hypervisor, hw }) {
                 return stop;
             }
             if cpu.is_kicked() {
                 return Stop::Interrupted;
             }
         }
-    }
-
-    /// Keeps from the embedder what is none of its business: accesses to the local APIC's page.
-    #[inline]
-    fn settle<H: Hw>(&mut self, cpu: &mut Cpu<H>, stop: Stop) -> Next {
-        if matches!(stop, Stop::Mmio(_)) { self.serve_apic(cpu, stop) } else { Next::Break(stop) }
-    }
-
-    #[cold]
-    fn serve_apic<H: Hw>(&mut self, cpu: &mut Cpu<H>, mut stop: Stop) -> Next {
-        while let Stop::Mmio(transfer) = stop {
-            let Self { hypervisor, memory, mmu, vcpu, contract, devices } = self;
-            let mut context = Context { vcpu, mmu, memory, contract, devices, hypervisor, hw: cpu.hw_mut() };
-            match exit::serve_apic_page(&mut context, &transfer) {
-                Some(served) => served?,
-                None => break,
-            }
-            // An instruction may make many accesses; the embedder may be wanted between them.
-            if cpu.is_kicked() {
-                return Next::Break(Stop::Interrupted);
-            }
-            match self.resume(cpu) {
-                Next::Continue(()) => return Next::Continue(()),
-                Next::Break(next) => stop = next,
-            }
-        }
-        Next::Break(stop)
     }
 
     /// Goes on with an access to a device that the guest stopped at.

@@ -1,7 +1,8 @@
 //! Accesses to the local APIC that exit: writes of x2APIC MSRs (APM vol. 2, 16.11), and the xAPIC page (16.3.2).
 
-use super::{Context, Next, shutdown};
+use super::{Context, Next, Stop, mmio, shutdown};
 use crate::{
+    addr::Gpa,
     apic::{MSR_FIRST, Message, PAGE_BYTES, Refused},
     hw::{RCX, RDX},
     insn::{Opcode, Transfer, Way},
@@ -11,6 +12,8 @@ use crate::{
     x86::Exception,
 };
 
+/// Most accesses to the page that are served in a row.
+const MOST_IN_A_ROW: usize = 256;
 /// The end-of-interrupt register, which is written most.
 const END_OF_INTERRUPT: u32 = MSR_FIRST + 0x0b;
 
@@ -43,8 +46,26 @@ pub(super) fn write_msr(context: &mut Context<'_>, index: u32, value: u64, next:
     }
 }
 
+/// Whether the APIC's page is at that address.
+#[inline]
+pub(super) fn is_at(vcpu: &Vcpu, gpa: Gpa) -> bool {
+    vcpu.apic().page().is_some_and(|page| gpa.0.wrapping_sub(page) < PAGE_BYTES)
+}
+
+/// Keeps from the embedder what is none of its business: accesses to the APIC's page that the emulator has come to.
+pub(super) fn settle(context: &mut Context<'_>, mut next: Next) -> Next {
+    for _ in 0..MOST_IN_A_ROW {
+        let Next::Break(Stop::Mmio(transfer)) = &next else { return next };
+        let Some(served) = serve_page(context, transfer) else { return next };
+        served?;
+        next = mmio::go_on(context);
+    }
+    // One instruction makes many of them; the embedder may be wanted, and the rest comes when it runs the guest again.
+    if matches!(next, Next::Break(Stop::Mmio(_))) { Next::Break(Stop::Interrupted) } else { next }
+}
+
 /// Serves an access to the APIC's page; `None` where it is to something else. Registers have 32 bits, and are written as such only.
-pub(crate) fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
+fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
     let at = transfer.gpa.0.wrapping_sub(context.vcpu.apic().page()?);
     let offset = u16::try_from(at).ok().filter(|offset| u64::from(*offset) < PAGE_BYTES)?;
     let now = context.vcpu.guest_time(context.hw.tsc());

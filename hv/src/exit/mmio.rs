@@ -3,7 +3,7 @@
 //! The same emulation serves supervisor writes that no shadow leaf can allow (CR0.WP = 0 under SMAP).
 
 use super::{
-    Context, Next, Outside, Stop,
+    Context, Next, Outside, Stop, apic,
     device::{PlainLoad, Work},
     emulated::{Hint, guest},
     inject, shutdown,
@@ -22,7 +22,23 @@ const MOST_IN_A_ROW: usize = 256;
 /// Serves an access that no shadow leaf can.
 #[cold]
 pub(super) fn handle(mut whole: Context<'_>, gpa: Gpa, address: Gva, code: PageFaultCode) -> Next {
-    let context = &mut whole;
+    // Where an access to another device comes first, it is `resume` that comes to the APIC.
+    if !apic::is_at(whole.vcpu, gpa) {
+        return begin(&mut whole, gpa, address, code);
+    }
+    let next = begin(&mut whole, gpa, address, code);
+    apic::settle(&mut whole, next)
+}
+
+/// Goes on with what was left to do when the guest stopped last.
+#[cold]
+pub(crate) fn resume(context: &mut Context<'_>) -> Next {
+    let next = go_on(context);
+    apic::settle(context, next)
+}
+
+#[inline]
+fn begin(context: &mut Context<'_>, gpa: Gpa, address: Gva, code: PageFaultCode) -> Next {
     let kind = Access::of_fault(code, SmapCheck::Applies).kind;
     // What the processor does by itself, to deliver an event or to fetch, is no instruction to emulate.
     if context.vcpu.is_delivering() || kind == Kind::Fetch || context.devices.outside == Outside::Stops {
@@ -83,9 +99,8 @@ fn try_instruction(context: &mut Context<'_>, hint: Hint) -> Next {
     serve(context, outcome)
 }
 
-/// Goes on with what was left to do when the guest stopped last.
-#[cold]
-pub(crate) fn resume(context: &mut Context<'_>) -> Next {
+/// Does what is left to do for the instruction at RIP, up to the next access that somebody has to answer.
+pub(super) fn go_on(context: &mut Context<'_>) -> Next {
     match core::mem::replace(&mut context.devices.work, Work::None) {
         Work::None => Next::Continue(()),
         Work::Load(load) => {

@@ -24,7 +24,6 @@ mod shutdown;
 mod stop;
 mod window;
 
-pub(crate) use apic::serve_page as serve_apic_page;
 pub(crate) use device::Work;
 pub use device::{Device, Devices, Outside, PORT_BATCH_BYTES};
 pub use hypercall::{GuestBytes, PanicAt};
