@@ -134,7 +134,7 @@ impl Devices {
     /// Tells whether something is left to do before the guest goes on.
     #[inline]
     pub(crate) fn has_work(&self) -> bool {
-        self.work != Work::None
+        !matches!(self.work, Work::None)
     }
 
     /// Whether any device is attached.

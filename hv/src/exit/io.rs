@@ -80,6 +80,13 @@ impl PortAccess {
         }
     }
 
+    /// The bits that take part. Bits 4 to 6 of EXITINFO1 are the width in bytes, as one of them is set.
+    #[inline]
+    const fn mask(&self) -> u32 {
+        let bits = 8 * (self.info >> 4 & 7);
+        u32::MAX >> (32_u32.wrapping_sub(bits) & 31)
+    }
+
     /// A 32-bit OUT to the doorbell, and no string form.
     #[inline]
     const fn is_call(&self) -> bool {
@@ -99,7 +106,7 @@ pub(super) fn handle(context: &mut Context<'_>, access: PortAccess) -> Next {
         return string(context.reborrow(), access);
     }
     context.vcpu.advance_to(access.next_rip);
-    let value = context.vcpu.rax() as u32 & access.width().mask() as u32;
+    let value = context.vcpu.rax() as u32 & access.mask();
     Next::Break(Stop::Io { access, value })
 }
 
@@ -159,5 +166,9 @@ mod tests {
             assert!(!PortAccess::decode(other, 7).is_call(), "{other:#x}");
         }
         assert_eq!([Width::Byte, Width::Word, Width::Double].map(Width::mask), [0xff, 0xffff, 0xffff_ffff]);
+        for info in [0x10, 0x20, 0x40] {
+            let access = PortAccess::decode(info, 0);
+            assert_eq!(u64::from(access.mask()), access.width().mask());
+        }
     }
 }

@@ -293,17 +293,17 @@ fn finish(vm: &mut Vm, cpu: &mut Cpu<Processor>) -> u64 {
     let mut stood_still = 0;
     loop {
         match vm.run(cpu) {
-            Stop::Interrupted => {}
+            Stop::Io { access, .. } => match access.port() {
+                FINISHED => return stood_still,
+                INTERRUPT_PLEASE => vm.vcpu_mut().inject_interrupt(INTERRUPT),
+                _ => {}
+            },
+            Stop::Mmio(Transfer { way: Way::Read, .. }) => vm.answer_mmio(0),
+            Stop::Interrupted | Stop::IoString { .. } | Stop::Mmio(_) => {}
             Stop::Idle { until } => {
                 stood_still += until.saturating_sub(clock::now());
                 apic::wait_until(until);
             }
-            Stop::Io { access, .. } if access.port() == INTERRUPT_PLEASE => vm.vcpu_mut().inject_interrupt(INTERRUPT),
-            Stop::Io { access, .. } if access.port() != FINISHED => {}
-            Stop::IoString { .. } => {}
-            Stop::Mmio(Transfer { way: Way::Read, .. }) => vm.answer_mmio(0),
-            Stop::Mmio(_) => {}
-            Stop::Io { .. } => return stood_still,
             other => report::fail(format_args!("the benchmark guest stopped: {other}\n{:?}", vm.vcpu())),
         }
     }
