@@ -259,7 +259,7 @@ fn interrupts(log: &str) -> (u64, u64) {
 /// What page-table entries allow, checked from the inside in every paging mode, long mode in two halves.
 fn rights() -> Vec<Trial> {
     let boots =
-        [("long", "0", "8", 57_000), ("long", "8", "16", 57_000), ("pae", "0", "16", 43_000), ("two-level", "0", "16", 24_000)];
+        [("long", "0", "8", 57_600), ("long", "8", "16", 57_600), ("pae", "0", "16", 43_200), ("two-level", "0", "16", 24_700)];
     let trial = |(mode, first, end, at_least)| {
         case(
             &format!("access_rights_{mode}_from_{first}"),

@@ -15,7 +15,7 @@ mod tables;
 use guest_sdk::{ExitCode, args, println};
 use kernel::{Control, Flush, Probed};
 use legacy::Legacy;
-use oracle::{A, Access, D, Fault, Kind, Mode, NX, P, PS, RW, Registers, SMAP, US, WP, Walk, Who};
+use oracle::{A, Access, D, Fault, Kind, Mode, NX, P, PS, RW, US, Who};
 use tables::{ENTRIES, Tables};
 
 guest_sdk::entry!(main);
@@ -89,12 +89,6 @@ fn try_legacy(legacy: &mut Legacy, mode: Mode, tally: &mut Tally, control: &Cont
     }
 }
 
-/// Tells whether no shadow entry can allow an access without allowing more, so that hv would have to carry it out.
-fn needs_emulation(registers: &Registers, access: Access, walk: &Walk) -> bool {
-    let ignores_rights = access.kind == Kind::Write && registers.cr0 & WP == 0 && registers.cr4 & SMAP != 0;
-    ignores_rights && walk.end.as_ref().is_ok_and(|page| page.us && !page.rw)
-}
-
 /// The flags of entries of a level to be tried: every combination of RW, US, PS, A, D and NX with three choices of a reserved bit; a few that are not present.
 fn entries(level: u8) -> impl Iterator<Item = u64> {
     const FLAGS: [u64; 6] = [RW, US, PS, A, D, NX];
@@ -141,9 +135,6 @@ fn probe(tables: &mut Tables, tally: &mut Tally, control: &Control, level: u8, f
     for (used, value) in walk.updates(&registers, tables, access) {
         let level = (0..ENTRIES).find(|&level| tables.entry_at(level as u8 + 1, target) == used.at);
         after[level.expect("an entry of the test's own")] = value;
-    }
-    if needs_emulation(&registers, access, &walk) {
-        return;
     }
     let is = (kernel::probe(address, access), tables.entries(target));
     let expected = match walk.end {
