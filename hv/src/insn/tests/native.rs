@@ -295,6 +295,10 @@ fn instructions_do_what_the_processor_does() {
         if random.one_in(8) {
             case.flags |= ALIGNMENT;
         }
+        if (CODE..WINDOW).contains(&case.registers[4].wrapping_sub(8)) {
+            // A stack in the pages around the instruction, which the emulated machine has not.
+            continue;
+        }
         reached[case.template] += 1;
         let memory = start(&case, &fill);
         let vectors = core::array::from_fn(|_| u128::from(random.next()) << 64 | u128::from(random.next()));
