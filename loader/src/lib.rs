@@ -19,6 +19,7 @@
 //! | `kernel`, `kernel_fault` | a foreign kernel, what it is given, and what can be wrong with both |
 //! | `map` | what such a kernel finds where in memory |
 //! | `space` | pieces that do not overlap, and room for more |
+//! | [`start_info`] | what a PVH boot hands over |
 //! | `pvh`, `multiboot`, `raw` | one way of entry each |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -39,6 +40,7 @@ mod plan;
 mod pvh;
 mod raw;
 mod space;
+pub mod start_info;
 mod tables;
 
 pub use dynamic::RELOCATIONS_MAX;

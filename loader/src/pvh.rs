@@ -1,57 +1,21 @@
-//! PVH: the entry point that Xen's guests without firmware have, and that QEMU boots kernels by (Xen, `docs/misc/pvh.pandoc`, and the public header
-//! `arch-x86/hvm/start_info.h`).
+//! PVH: the entry point that Xen's guests without firmware have, and that QEMU boots kernels by (Xen, `docs/misc/pvh.pandoc`).
 
 use crate::{
     Entry, Given, Kernel, KernelFault, LoadError, MODULES_MAX, MemoryMap,
     elf::{self, KernelElf},
     kernel::Block,
     space::{From, Space},
+    start_info::{MAGIC, MapEntry, ModuleEntry, StartInfo},
 };
 use goblin::elf::program_header::PT_NOTE;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// The note's type: the physical address of the 32-bit entry point.
 const PHYS32_ENTRY: u32 = 18;
 /// The name of whose note it is, with the zero byte.
 const OWNER: &[u8] = b"Xen\0";
-/// First word of the start info.
-const MAGIC: u32 = 0x336e_c578;
 /// Room for the structures: the map, the modules' list and names, the command line.
 const STRUCTURES_MAX: u64 = 0x1000 + (MODULES_MAX as u64 + 1) * (crate::COMMAND_LINE_MAX as u64 + 64);
-
-/// What a kernel is told (version 1).
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct StartInfo {
-    magic: u32,
-    version: u32,
-    flags: u32,
-    modules: u32,
-    module_list: u64,
-    command_line: u64,
-    rsdp: u64,
-    map: u64,
-    map_entries: u32,
-    reserved: u32,
-}
-
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct ModuleEntry {
-    address: u64,
-    size: u64,
-    command_line: u64,
-    reserved: u64,
-}
-
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct MapEntry {
-    address: u64,
-    size: u64,
-    kind: u32,
-    reserved: u32,
-}
 
 /// Tells whether a file is an ELF file with a note of the entry point, right or wrong.
 pub(crate) fn is_offered(image: &[u8]) -> bool {

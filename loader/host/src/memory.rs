@@ -5,10 +5,11 @@ use core::slice;
 
 use host::{
     frames::Pool,
-    pvh::{self, Error, Module, StartInfo},
+    pvh::{self, Error},
     ranges::Ranges,
 };
 use hv::{addr::Hpa, host::FrameSource};
+use loader::start_info::{ModuleEntry, StartInfo};
 use spin::Mutex;
 use zerocopy::FromBytes;
 
@@ -48,14 +49,14 @@ fn survey(start_info: u64, limit: u64) -> Result<(Ranges, &'static [u8]), Error>
     // SAFETY: the PVH loader left start info here, in memory that has not been given out.
     let info = unsafe { bytes(start_info, size_of::<StartInfo>() as u64) }?;
     let info = StartInfo::read_from_bytes(info).map_err(|_| Error::NotPvh)?;
-    info.check()?;
-    let (map, map_size) = info.map();
-    let (list, list_size) = info.module_list()?;
+    pvh::check(&info)?;
+    let (map, map_size) = pvh::map(&info);
+    let (list, list_size) = pvh::module_list(&info)?;
     // SAFETY: start info says that the memory map lies here.
     let map = unsafe { bytes(map, map_size) }?;
     // SAFETY: start info says that the list of modules lies here.
     let list = unsafe { bytes(list, list_size) }?;
-    let Module { address, size, .. } = Module::read_from_bytes(list).map_err(|_| Error::Modules(0))?;
+    let ModuleEntry { address, size, .. } = ModuleEntry::read_from_bytes(list).map_err(|_| Error::Modules(0))?;
     if address < LOW_END {
         return Err(Error::OutOfReach { address, size });
     }

@@ -1,59 +1,16 @@
-//! What a PVH loader hands over: the start info structure and what it points to.
-//!
-//! The layouts are those of Xen's public header `arch-x86/hvm/start_info.h`, version 1.
+//! Reads what the PVH loader hands over that boots this program.
 
 use core::fmt;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use loader::{
+    RangeKind,
+    start_info::{MAGIC, MapEntry, ModuleEntry, StartInfo},
+};
+use zerocopy::FromBytes;
 
 use crate::ranges::Ranges;
 
-/// First word of [`StartInfo`]: "xEn3" with the high bit of the E set.
-pub const MAGIC: u32 = 0x336e_c578;
 /// Most entries of a memory map that are read.
 pub const MAP_MAX_ENTRIES: u32 = 128;
-/// The kind of memory map entry that is RAM.
-const KIND_RAM: u32 = 1;
-
-/// The start info structure.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct StartInfo {
-    magic: u32,
-    version: u32,
-    flags: u32,
-    modules: u32,
-    module_list: u64,
-    command_line: u64,
-    rsdp: u64,
-    map: u64,
-    map_entries: u32,
-    reserved: u32,
-}
-
-/// One module's place in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Module {
-    /// Its first address.
-    pub address: u64,
-    /// Its length in bytes.
-    pub size: u64,
-    command_line: u64,
-    reserved: u64,
-}
-
-/// One entry of the memory map.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct MapEntry {
-    address: u64,
-    size: u64,
-    /// What it is, in the numbers of ACPI's address map.
-    kind: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<StartInfo>() == 56 && size_of::<Module>() == 32 && size_of::<MapEntry>() == 24);
 
 /// Why a boot cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,44 +50,42 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-impl StartInfo {
-    /// Checks that this is start info with a memory map.
-    ///
-    /// # Errors
-    /// It is not, or is too old, or is beyond what this program reads.
-    pub fn check(&self) -> Result<(), Error> {
-        match self {
-            _ if self.magic != MAGIC => Err(Error::NotPvh),
-            _ if self.version == 0 || self.map == 0 => Err(Error::NoMap),
-            _ if self.map_entries > MAP_MAX_ENTRIES => Err(Error::MapTooLong(self.map_entries)),
-            _ => Ok(()),
-        }
+/// Checks that this is start info with a memory map.
+///
+/// # Errors
+/// It is not, or is too old, or is beyond what this program reads.
+pub fn check(info: &StartInfo) -> Result<(), Error> {
+    match info {
+        _ if info.magic != MAGIC => Err(Error::NotPvh),
+        _ if info.version == 0 || info.map == 0 => Err(Error::NoMap),
+        _ if info.map_entries > MAP_MAX_ENTRIES => Err(Error::MapTooLong(info.map_entries)),
+        _ => Ok(()),
     }
+}
 
-    /// Returns address and length in bytes of the memory map.
-    pub fn map(&self) -> (u64, u64) {
-        (self.map, u64::from(self.map_entries) * size_of::<MapEntry>() as u64)
-    }
+/// Returns address and length in bytes of the memory map.
+pub fn map(info: &StartInfo) -> (u64, u64) {
+    (info.map, u64::from(info.map_entries) * size_of::<MapEntry>() as u64)
+}
 
-    /// Returns address and length in bytes of the list of modules.
-    ///
-    /// # Errors
-    /// It does not have exactly one entry.
-    pub fn module_list(&self) -> Result<(u64, u64), Error> {
-        match self.modules {
-            1 => Ok((self.module_list, size_of::<Module>() as u64)),
-            count => Err(Error::Modules(count)),
-        }
+/// Returns address and length in bytes of the list of modules.
+///
+/// # Errors
+/// It does not have exactly one entry.
+pub fn module_list(info: &StartInfo) -> Result<(u64, u64), Error> {
+    match info.modules {
+        1 => Ok((info.module_list, size_of::<ModuleEntry>() as u64)),
+        count => Err(Error::Modules(count)),
     }
 }
 
 /// Collects the RAM that a memory map names, below `limit`; what another entry claims as well is left out.
 pub fn ram(map: &[u8], limit: u64) -> Ranges {
     let mut ranges = Ranges::new();
-    for entry in entries(map).filter(|entry| entry.kind == KIND_RAM) {
+    for entry in entries(map).filter(|entry| entry.kind == RangeKind::Ram as u32) {
         ranges.add(entry.address, entry.address.saturating_add(entry.size).min(limit));
     }
-    for entry in entries(map).filter(|entry| entry.kind != KIND_RAM) {
+    for entry in entries(map).filter(|entry| entry.kind != RangeKind::Ram as u32) {
         ranges.remove(entry.address, entry.address.saturating_add(entry.size));
     }
     ranges
@@ -165,19 +120,19 @@ mod tests {
 
     #[test]
     fn accepts_what_qemu_gives() {
-        assert_eq!(info().check(), Ok(()));
-        assert_eq!(info().map(), (0x7000, 72));
-        assert_eq!(info().module_list(), Ok((0x7b7c, 32)));
+        assert_eq!(check(&info()), Ok(()));
+        assert_eq!(map(&info()), (0x7000, 72));
+        assert_eq!(module_list(&info()), Ok((0x7b7c, 32)));
     }
 
     #[test]
     fn refuses_each_wrong_start_info() {
-        assert_eq!(StartInfo { magic: 0, ..info() }.check(), Err(Error::NotPvh));
-        assert_eq!(StartInfo { version: 0, ..info() }.check(), Err(Error::NoMap));
-        assert_eq!(StartInfo { map: 0, ..info() }.check(), Err(Error::NoMap));
-        assert_eq!(StartInfo { map_entries: 129, ..info() }.check(), Err(Error::MapTooLong(129)));
-        assert_eq!(StartInfo { modules: 0, ..info() }.module_list(), Err(Error::Modules(0)));
-        assert_eq!(StartInfo { modules: 2, ..info() }.module_list(), Err(Error::Modules(2)));
+        assert_eq!(check(&StartInfo { magic: 0, ..info() }), Err(Error::NotPvh));
+        assert_eq!(check(&StartInfo { version: 0, ..info() }), Err(Error::NoMap));
+        assert_eq!(check(&StartInfo { map: 0, ..info() }), Err(Error::NoMap));
+        assert_eq!(check(&StartInfo { map_entries: 129, ..info() }), Err(Error::MapTooLong(129)));
+        assert_eq!(module_list(&StartInfo { modules: 0, ..info() }), Err(Error::Modules(0)));
+        assert_eq!(module_list(&StartInfo { modules: 2, ..info() }), Err(Error::Modules(2)));
     }
 
     #[test]
