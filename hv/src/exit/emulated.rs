@@ -191,14 +191,7 @@ impl Machine for Guest<'_> {
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
-        self.vcpu.segment(match name {
-            SegmentName::Es => SegmentRegister::Es,
-            SegmentName::Cs => SegmentRegister::Cs,
-            SegmentName::Ss => SegmentRegister::Ss,
-            SegmentName::Ds => SegmentRegister::Ds,
-            SegmentName::Fs => SegmentRegister::Fs,
-            SegmentName::Gs => SegmentRegister::Gs,
-        })
+        self.vcpu.segment(name.into())
     }
 
     fn vector(&mut self, number: u8) -> u128 {

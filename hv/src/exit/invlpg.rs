@@ -5,7 +5,7 @@ use crate::{
     addr::Gva,
     insn::{self, Operation, SegmentName},
     svm::Features,
-    vcpu::{CodeMode, SegmentRegister},
+    vcpu::CodeMode,
 };
 
 /// Forgets the translation that the operand names. A non-canonical address names none.
@@ -41,16 +41,8 @@ fn any_form(context: &mut Context<'_>, code: CodeMode) -> Option<(Gva, u64)> {
 
 /// The linear address; INVLPG checks no limits.
 fn linear(context: &Context<'_>, code: CodeMode, segment: SegmentName, offset: u64) -> Gva {
-    let register = match segment {
-        SegmentName::Es => SegmentRegister::Es,
-        SegmentName::Cs => SegmentRegister::Cs,
-        SegmentName::Ss => SegmentRegister::Ss,
-        SegmentName::Ds => SegmentRegister::Ds,
-        SegmentName::Fs => SegmentRegister::Fs,
-        SegmentName::Gs => SegmentRegister::Gs,
-    };
     let has_base = code != CodeMode::Bits64 || matches!(segment, SegmentName::Fs | SegmentName::Gs);
-    let base = if has_base { context.vcpu.segment(register).base } else { 0 };
+    let base = if has_base { context.vcpu.segment(segment.into()).base } else { 0 };
     let address = base.wrapping_add(offset);
     Gva(if code == CodeMode::Bits64 { address } else { address & 0xffff_ffff })
 }

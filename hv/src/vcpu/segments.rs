@@ -2,7 +2,7 @@
 
 use super::Vcpu;
 use crate::{
-    insn::CodeBits,
+    insn::{CodeBits, SegmentName},
     plant::{Bug, planted},
     svm::{Clean, Segment, attributes},
     x86::RFlags,
@@ -20,6 +20,19 @@ pub enum SegmentRegister {
     Gs,
     Ldtr,
     Tr,
+}
+
+impl From<SegmentName> for SegmentRegister {
+    fn from(name: SegmentName) -> Self {
+        match name {
+            SegmentName::Es => Self::Es,
+            SegmentName::Cs => Self::Cs,
+            SegmentName::Ss => Self::Ss,
+            SegmentName::Ds => Self::Ds,
+            SegmentName::Fs => Self::Fs,
+            SegmentName::Gs => Self::Gs,
+        }
+    }
 }
 
 /// How code is read: the default size of operands and addresses.
