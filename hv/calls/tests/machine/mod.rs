@@ -25,12 +25,11 @@ const MEMORY: u64 = 1 << 20;
 const R8: usize = 8;
 const R9: usize = 9;
 
-/// Raised all the time: every run is one call, whether or not hv answers it itself.
-static KICK: Kick = Kick::new();
-
 /// The processor of a guest.
 pub struct Guest {
     cpu: Cpu<ModelCpu>,
+    /// Raised all the time: every run is one call, whether or not hv answers it itself. Tests that run side by side must not take each other's.
+    kick: &'static Kick,
 }
 
 impl Guest {
@@ -43,7 +42,7 @@ impl Guest {
         (registers[RDI], registers[RSI], registers[R8], registers[R9]) = (rdi, rsi, r8, r9);
         // The first runs also fill the shadow tables.
         loop {
-            KICK.raise();
+            self.kick.raise();
             let before = vm.vcpu().vmcb().save.rip;
             let stop = vm.run(&mut self.cpu);
             if stop != Stop::Interrupted || vm.vcpu().vmcb().save.rip != before {
@@ -66,7 +65,8 @@ pub fn vm_without_boxes() -> (Vm, Guest) {
     let arena = Arena::leak(256);
     let model = ModelCpu::new(arena);
     let hypervisor = Hypervisor::new(arena.frames(), &model, Platform { tsc_hertz: 1_000_000_000 }).unwrap();
-    let cpu = Cpu::enable(model, 0, &KICK, &hypervisor).unwrap();
+    let kick: &Kick = Box::leak(Box::new(Kick::new()));
+    let cpu = Cpu::enable(model, 0, kick, &hypervisor).unwrap();
     let mut memory = GuestMemory::new(arena.frames(), MEMORY).unwrap();
     let mut put = |at: u64, word: u64| memory.write(Gpa(at), &word.to_le_bytes()).unwrap();
     for level in 0..3 {
@@ -76,7 +76,7 @@ pub fn vm_without_boxes() -> (Vm, Guest) {
     // OUT DX, EAX.
     memory.write(Gpa(CODE), &[0xef]).unwrap();
     let entry = EntryState::Long { rip: CODE, rsp: 0, rdi: 0, cr3: TABLES };
-    (Vm::new(&hypervisor, memory, &entry).unwrap(), Guest { cpu })
+    (Vm::new(&hypervisor, memory, &entry).unwrap(), Guest { cpu, kick })
 }
 
 /// The first bytes of a guest's inbox.
