@@ -1,6 +1,6 @@
 //! MOV to and from control and debug registers, CLTS, LMSW and SMSW: the forms that have no memory operand (APM vol. 3).
 
-use super::{length::is_legacy_prefix, machine::CodeBits};
+use super::{length::prefixes, machine::CodeBits};
 
 /// What a control- or debug-register instruction does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,14 +64,9 @@ pub fn plain_invlpg(code: CodeBits, word: u32) -> Option<(u8, u64)> {
 /// Decodes such an instruction; tells its length in bytes too. `None` when the bytes are another one.
 #[cold]
 pub fn control_access(code: CodeBits, bytes: &[u8]) -> Option<(ControlAccess, u64)> {
-    let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
+    let (at, rex) = prefixes(code, bytes);
     // AMD's way to CR8 outside 64-bit mode (APM vol. 3, MOV CRn).
     let locked = bytes[..at].contains(&0xf0);
-    let mut rex = 0;
-    if code == CodeBits::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
-        rex = bytes[at];
-        at += 1;
-    }
     if *bytes.get(at)? != 0x0f {
         return None;
     }
@@ -119,7 +114,18 @@ mod tests {
 
     #[test]
     fn forms_agree_with_a_full_decoder() {
-        let prefixes: [&[u8]; 6] = [&[], &[0x66], &[0x44], &[0x41], &[0x2e, 0x45], &[0x36, 0x67]];
+        let prefixes: [&[u8]; 10] = [
+            &[],
+            &[0x66],
+            &[0x44],
+            &[0x41],
+            &[0x2e, 0x45],
+            &[0x36, 0x67],
+            &[0x44, 0x66],
+            &[0x41, 0x44],
+            &[0x45, 0x2e, 0x41],
+            &[0x4f; 11],
+        ];
         for (code, bits) in [(CodeBits::Bits64, 64), (CodeBits::Bits32, 32), (CodeBits::Bits16, 16)] {
             for prefix in prefixes {
                 if code != CodeBits::Bits64 && prefix.iter().any(|byte| byte & 0xf0 == 0x40) {

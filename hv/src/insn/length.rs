@@ -1,5 +1,7 @@
 //! Lengths of the instructions that exit: all that a processor without NRIP-save leaves to software.
 
+use super::machine::CodeBits;
+
 /// Longest instruction in bytes (APM vol. 3, 1.2).
 pub const MAX_BYTES: usize = 15;
 
@@ -40,29 +42,32 @@ impl Opcode {
     }
 }
 
-/// Whether REX prefixes exist.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CodeSize {
-    /// 64-bit mode: 40h to 4Fh are REX prefixes.
-    Bits64,
-    /// Every other mode.
-    Legacy,
-}
-
 /// Measures an instruction that is known to have `opcode`: its length in bytes, prefixes included.
 ///
 /// `None` when the bytes are another instruction, or longer than [`MAX_BYTES`].
-pub fn length(opcode: Opcode, size: CodeSize, bytes: &[u8]) -> Option<u64> {
+pub fn length(opcode: Opcode, code: CodeBits, bytes: &[u8]) -> Option<u64> {
     let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
-    let mut at = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).count();
-    if size == CodeSize::Bits64 && bytes.get(at).is_some_and(|byte| byte & 0xf0 == 0x40) {
-        at += 1;
-    }
+    let (at, _) = prefixes(code, bytes);
     opcode.begins(&bytes[at..]).then(|| (at + opcode.len) as u64)
 }
 
+/// Skips the prefixes that begin the bytes: tells how many they are, and the REX prefix, or 0.
+///
+/// REX prefixes exist in 64-bit mode only, and count only right before the opcode (APM vol. 3, 1.2.7); the processor skips others.
+pub(super) fn prefixes(code: CodeBits, bytes: &[u8]) -> (usize, u8) {
+    let mut rex = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            0x40..=0x4f if code == CodeBits::Bits64 => rex = byte,
+            _ if is_legacy_prefix(byte) => rex = 0,
+            _ => return (at, rex),
+        }
+    }
+    (bytes.len(), rex)
+}
+
 /// Operand size, address size, segment overrides, LOCK, REPNE, REP (APM vol. 3, 1.2.1).
-pub(super) const fn is_legacy_prefix(byte: u8) -> bool {
+const fn is_legacy_prefix(byte: u8) -> bool {
     matches!(byte, 0x66 | 0x67 | 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3)
 }
 
@@ -83,15 +88,29 @@ mod tests {
             (Opcode::WBINVD, Code::Wbinvd),
             (Opcode::ICEBP, Code::Int1),
         ];
-        let prefixes: [&[u8]; 8] =
-            [&[], &[0x66], &[0x2e, 0x66], &[0x48], &[0x66, 0x4f], &[0x67, 0x26, 0x48], &[0x36; 12], &[0x64, 0x65, 0x67, 0x41]];
-        for (opcode, code) in opcodes {
+        let prefixes: [&[u8]; 14] = [
+            &[],
+            &[0x66],
+            &[0x2e, 0x66],
+            &[0x48],
+            &[0x66, 0x4f],
+            &[0x67, 0x26, 0x48],
+            &[0x36; 12],
+            &[0x64, 0x65, 0x67, 0x41],
+            &[0x48, 0x66],
+            &[0x48, 0x48],
+            &[0x40, 0x2e, 0x41, 0x66, 0x4f],
+            &[0x4f; 12],
+            &[0x41, 0x48, 0x67],
+            &[0x67, 0x48, 0x3e, 0x44],
+        ];
+        for (opcode, iced) in opcodes {
             for prefix in prefixes {
-                for (size, bits) in [(CodeSize::Bits64, 64), (CodeSize::Legacy, 32)] {
+                for (code, bits) in [(CodeBits::Bits64, 64), (CodeBits::Bits32, 32), (CodeBits::Bits16, 16)] {
                     let bytes = [prefix, &opcode.bytes[..opcode.len], &[0x90; 4]].concat();
                     let full = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
-                    let expected = (full.code() == code).then_some(full.len() as u64);
-                    assert_eq!(length(opcode, size, &bytes), expected, "{bytes:x?} in {bits}-bit code");
+                    let expected = (full.code() == iced).then_some(full.len() as u64);
+                    assert_eq!(length(opcode, code, &bytes), expected, "{bytes:x?} in {bits}-bit code");
                     let plain = opcode.plain_length(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
                     assert_eq!(plain, expected.filter(|_| prefix.is_empty()), "{bytes:x?}");
                 }
@@ -101,9 +120,9 @@ mod tests {
 
     #[test]
     fn overlong_and_foreign_instructions_are_refused() {
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[[0x66; 14].as_slice(), &[0x0f, 0xa2]].concat()), None);
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[0x0f, 0x32]), None);
-        assert_eq!(length(Opcode::CPUID, CodeSize::Bits64, &[0x0f]), None);
-        assert_eq!(length(Opcode::HLT, CodeSize::Bits64, &[]), None);
+        assert_eq!(length(Opcode::CPUID, CodeBits::Bits64, &[[0x66; 14].as_slice(), &[0x0f, 0xa2]].concat()), None);
+        assert_eq!(length(Opcode::CPUID, CodeBits::Bits64, &[0x0f, 0x32]), None);
+        assert_eq!(length(Opcode::CPUID, CodeBits::Bits64, &[0x0f]), None);
+        assert_eq!(length(Opcode::HLT, CodeBits::Bits64, &[]), None);
     }
 }

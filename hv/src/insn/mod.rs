@@ -43,7 +43,7 @@ pub use control::{ControlAccess, control_access, plain_control_access, plain_inv
 pub use decode::{Address, Instruction, Operand, Undecodable, decode};
 pub use exchange::{Exchange, Transfer, Way};
 pub use execute::{Outcome, Unsupported, emulate};
-pub use length::{CodeSize, MAX_BYTES, Opcode, length};
+pub use length::{MAX_BYTES, Opcode, length};
 pub use machine::{Alignment, Broken, CodeBits, Fault, Machine, Mode, Place, Protection, SegmentName, Touch};
 pub use opcode::Operation;
 pub use plain::{Direction, PlainMove, plain_move};

@@ -3,7 +3,7 @@
 use super::{CodeMode, Vcpu};
 use crate::{
     addr::{Gva, PAGE_SIZE},
-    insn::{CodeSize, MAX_BYTES, Opcode},
+    insn::{MAX_BYTES, Opcode},
     mem::{GuestFrame, GuestMemory},
     plant::{Bug, planted},
     shadow::{Access, Kind, ShadowMmu, translate},
@@ -73,8 +73,7 @@ impl Vcpu {
 
     #[cold]
     fn length_with_prefixes(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
-        let size = if self.code_mode() == CodeMode::Bits64 { CodeSize::Bits64 } else { CodeSize::Legacy };
-        crate::insn::length(opcode, size, self.instruction(mmu, memory).as_slice())
+        crate::insn::length(opcode, self.code_mode().bits(), self.instruction(mmu, memory).as_slice())
     }
 
     /// Reads the four bytes at RIP, if they lie in one page.
