@@ -1,22 +1,20 @@
-//! Accesses to control registers (APM vol. 2, 15.8; vol. 3, MOV CRn, CLTS).
+//! Accesses to control registers (APM vol. 2, 15.8; vol. 3, MOV CRn, CLTS). SMSW and LMSW, whose operand may be in memory, are emulated.
 
-use super::{Context, Next, Stop, unhandled};
+use super::{Context, Next, Stop, apic, emulated::Hint, mmio};
 use crate::{
     addr::Gpa,
+    error::Error,
     insn::ControlAccess,
-    plant::{Bug, planted},
-    shadow::FlushDuty,
-    vcpu::{Cached, CodeMode, ControlRegisters, SegmentRegister},
+    shadow::{FlushDuty, ShadowMmu},
+    vcpu::{Cached, CodeMode, ControlRegisters, SegmentRegister, Vcpu},
     x86::{Cr0Flags, Exception},
 };
-
-/// What LMSW loads: PE, MP, EM and TS.
-const STATUS_LOADED: u64 = 0xf;
 
 /// Carries out the instruction.
 pub(super) fn handle(context: &mut Context<'_>) -> Next {
     let Some((access, next)) = context.control_access() else {
-        return unhandled(context.vcpu);
+        let next = mmio::try_instruction(context, Hint::NONE);
+        return apic::settle(context, next);
     };
     match access {
         ControlAccess::Read { number, gpr } => match read(context, number) {
@@ -29,24 +27,6 @@ pub(super) fn handle(context: &mut Context<'_>) -> Next {
         ControlAccess::Write { number, gpr } => {
             let value = context.gpr(gpr);
             write(context, number, value, next)
-        }
-        ControlAccess::LoadStatus { gpr } => {
-            // PE can be set, not cleared (APM vol. 3, LMSW).
-            let cr0 = context.vcpu.control().cr0;
-            let word = context.vcpu.register(gpr) & STATUS_LOADED;
-            let loaded = if planted(Bug::LmswClearsProtection) { STATUS_LOADED } else { STATUS_LOADED & !1 };
-            write(context, 0, cr0 & !loaded | word, next)
-        }
-        ControlAccess::StoreStatus { gpr, bytes } => {
-            let cr0 = context.vcpu.control().cr0;
-            let value = match bytes {
-                2 => context.vcpu.register(gpr) & !0xffff | cr0 & 0xffff,
-                // A 32-bit result clears the upper half.
-                4 => cr0 & 0xffff_ffff,
-                _ => cr0,
-            };
-            context.vcpu.set_register(gpr, value);
-            context.skip_to(next)
         }
         ControlAccess::ClearTaskSwitched => {
             let cr0 = context.vcpu.control().cr0 & !Cr0Flags::TASK_SWITCHED.bits();
@@ -93,18 +73,29 @@ pub(super) fn write(context: &mut Context<'_>, number: u8, value: u64, next: u64
 
 /// Lets a legal change take effect, and goes on at `next`. If the host has no memory for it, nothing has changed, and the instruction can be tried again.
 pub(super) fn change(context: &mut Context<'_>, control: &ControlRegisters, cached: Cached, next: u64) -> Next {
+    match take_effect(context.vcpu, context.mmu, control, cached) {
+        Ok(()) => context.skip_to(next),
+        Err(error) => Next::Break(Stop::Host(error)),
+    }
+}
+
+/// Lets a legal change take effect.
+///
+/// # Errors
+/// What the host lacks for it. Nothing has changed then, but a flush of everything is owed.
+pub(super) fn take_effect(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, control: &ControlRegisters, cached: Cached) -> Result<(), Error> {
     let paging = control.paging();
     if cached == Cached::Goes {
-        match context.mmu.load_root(&paging) {
-            Ok(duty) => context.vcpu.owe(duty),
+        match mmu.load_root(&paging) {
+            Ok(duty) => vcpu.owe(duty),
             Err(error) => {
-                context.vcpu.owe(FlushDuty::Asid);
-                return Next::Break(Stop::Host(error));
+                vcpu.owe(FlushDuty::Asid);
+                return Err(error);
             }
         }
     }
-    context.vcpu.set_control(control, &paging);
-    context.skip_to(next)
+    vcpu.set_control(control, &paging);
+    Ok(())
 }
 
 impl Context<'_> {

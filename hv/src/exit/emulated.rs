@@ -1,5 +1,6 @@
 //! A virtual CPU as the emulator sees it.
 
+use super::cr;
 use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
     hw::Hw,
@@ -8,7 +9,7 @@ use crate::{
     shadow::{Access, Kind, Outcome, PageFault, ShadowMmu, translate},
     svm::{Segment, attributes},
     vcpu::{CodeMode, SegmentRegister, Vcpu},
-    x86::{Cr0Flags, Entry, RFlags},
+    x86::{Cr0Flags, Entry, Exception, RFlags},
 };
 
 /// What the fault that led here has found out already: a page, and where it leads.
@@ -140,13 +141,11 @@ impl Machine for Guest<'_> {
         let vcpu = &*self.vcpu;
         let (control, rflags) = (vcpu.control(), vcpu.rflags());
         let big = |segment: Segment| segment.attributes & attributes::DEFAULT_32 != 0;
-        let (code, stack) = match vcpu.code_mode() {
-            CodeMode::Bits64 => (CodeBits::Bits64, CodeBits::Bits64),
-            other => {
-                let code = if other == CodeMode::Bits32 { CodeBits::Bits32 } else { CodeBits::Bits16 };
-                let stack = if big(vcpu.segment(SegmentRegister::Ss)) { CodeBits::Bits32 } else { CodeBits::Bits16 };
-                (code, stack)
-            }
+        let code = vcpu.code_mode().bits();
+        let stack = match code {
+            CodeBits::Bits64 => CodeBits::Bits64,
+            _ if big(vcpu.segment(SegmentRegister::Ss)) => CodeBits::Bits32,
+            _ => CodeBits::Bits16,
         };
         let protection = if rflags & RFlags::VIRTUAL_8086_MODE.bits() != 0 {
             Protection::Virtual8086
@@ -192,6 +191,21 @@ impl Machine for Guest<'_> {
 
     fn segment(&self, name: SegmentName) -> Segment {
         self.vcpu.segment(name.into())
+    }
+
+    fn cr0(&self) -> u64 {
+        self.vcpu.control().cr0
+    }
+
+    fn set_cr0(&mut self, value: u64) -> Result<(), Broken> {
+        let fault = |exception| Broken::Fault(Fault::of(exception));
+        if self.vcpu.cpl() != 0 {
+            return Err(fault(Exception::GP0));
+        }
+        let mut control = *self.vcpu.control();
+        let (cs, memory) = (self.vcpu.segment(SegmentRegister::Cs), &*self.memory);
+        let cached = control.set_cr0(value, &cs, |at| memory.load(Gpa(at)).unwrap_or(u64::MAX)).map_err(fault)?;
+        cr::take_effect(self.vcpu, self.mmu, &control, cached).map_err(Broken::Host)
     }
 
     fn vector(&mut self, number: u8) -> u128 {

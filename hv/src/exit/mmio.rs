@@ -85,7 +85,7 @@ fn plain(context: &mut Context<'_>, gpa: Gpa, faulted: Gva, missed: Kind) -> Opt
 }
 
 /// Carries out the instruction at RIP, which the processor could not.
-fn try_instruction(context: &mut Context<'_>, hint: Hint) -> Next {
+pub(super) fn try_instruction(context: &mut Context<'_>, hint: Hint) -> Next {
     let outcome = emulate(&mut guest!(context, hint), &mut context.devices.exchange);
     // The plainest case: a write, whose device is the embedder's.
     if outcome == Outcome::Done

@@ -1,4 +1,4 @@
-//! MOV to and from control and debug registers, CLTS, LMSW and SMSW: the forms that have no memory operand (APM vol. 3).
+//! MOV to and from control and debug registers, and CLTS, which have no operand in memory (APM vol. 3); the plain form of INVLPG.
 
 use super::{length::prefixes, machine::CodeBits};
 
@@ -21,18 +21,6 @@ pub enum ControlAccess {
     },
     /// CLTS.
     ClearTaskSwitched,
-    /// LMSW from a general register.
-    LoadStatus {
-        /// General register, by its encoding.
-        gpr: u8,
-    },
-    /// SMSW to the low `bytes` bytes of a general register.
-    StoreStatus {
-        /// General register, by its encoding.
-        gpr: u8,
-        /// 2, 4 or 8.
-        bytes: u8,
-    },
 }
 
 /// Decodes MOV with no prefix but REX, by far the commonest such instruction, out of its first four bytes; tells its length too.
@@ -84,18 +72,6 @@ pub fn control_access(code: CodeBits, bytes: &[u8]) -> Option<(ControlAccess, u6
     let access = match opcode {
         0x20 | 0x21 => ControlAccess::Read { number, gpr },
         0x22 | 0x23 => ControlAccess::Write { number, gpr },
-        0x01 if modrm >> 6 == 3 && number & 7 == 6 => ControlAccess::LoadStatus { gpr },
-        0x01 if modrm >> 6 == 3 && number & 7 == 4 => {
-            let narrow = bytes[..at].contains(&0x66) != (code == CodeBits::Bits16);
-            let bytes = if rex & 8 != 0 {
-                8
-            } else if narrow {
-                2
-            } else {
-                4
-            };
-            ControlAccess::StoreStatus { gpr, bytes }
-        }
         _ => return None,
     };
     Some((access, at as u64 + 3))
@@ -141,8 +117,6 @@ mod tests {
                     assert!(plain.is_none() || plain == ours, "{bytes:x?}: {plain:?} instead of {ours:?}");
                     match mnemonic {
                         Mnemonic::Clts => assert_eq!(ours, Some((ControlAccess::ClearTaskSwitched, length))),
-                        Mnemonic::Smsw => assert!(matches!(ours, Some((ControlAccess::StoreStatus { .. }, l)) if l == length)),
-                        Mnemonic::Lmsw => assert!(matches!(ours, Some((ControlAccess::LoadStatus { .. }, l)) if l == length)),
                         Mnemonic::Mov => {
                             let decoded = Decoder::new(bits, &bytes, DecoderOptions::AMD).decode();
                             assert_eq!((decoded.op0_kind(), decoded.op1_kind()), (OpKind::Register, OpKind::Register));

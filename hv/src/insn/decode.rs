@@ -401,6 +401,12 @@ fn finish_special(insn: &mut Instruction, map: Map, opcode: u8, prefixes: &Prefi
                 Operation::Movbe => true,
                 // With a register it is SWAPGS and others.
                 Operation::Invlpg if matches!(insn.rm, Operand::Register(_)) => return Err(Undecodable::Unknown),
+                Operation::Smsw | Operation::Lmsw => {
+                    if insn.operation == Operation::Lmsw || matches!(insn.rm, Operand::Memory(_)) {
+                        insn.bytes = 2;
+                    }
+                    false
+                }
                 Operation::CmpxchgWide => {
                     insn.bytes = if insn.bytes == 8 { 16 } else { 8 };
                     true

@@ -13,8 +13,13 @@ use super::{
 use crate::{
     addr::{Gpa, Gva},
     error::Error,
-    x86::{Exception, Vector},
+    plant::{Bug, planted},
+    x86::{Cr0Flags, Exception, Vector},
 };
+
+const PE: u64 = Cr0Flags::PROTECTED_MODE_ENABLE.bits();
+/// What LMSW loads: PE, MP, EM and TS.
+const STATUS: u64 = 0xf;
 
 /// What became of an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,6 +211,8 @@ impl<M: Machine> Run<'_, M> {
             Op::VectorLoad | Op::VectorLoadLow | Op::VectorLoadHigh | Op::VectorLoadTwice => self.vector_load()?,
             Op::VectorStore | Op::VectorStoreHigh => self.vector_store()?,
             Op::Ins | Op::Outs => return Err(Stopped::Port),
+            Op::Smsw => self.store_status()?,
+            Op::Lmsw => self.load_status()?,
             Op::Nop => {}
             Op::Invlpg => return Err(Stopped::Unsupported),
         }
@@ -491,6 +498,22 @@ impl<M: Machine> Run<'_, M> {
             self.set_register(0, self.insn.bytes, low);
             self.set_register(2, self.insn.bytes, high);
         }
+    }
+
+    /// SMSW: CR0, of which memory takes 16 bits.
+    fn store_status(&mut self) -> Result<(), Stopped> {
+        let target = self.open(Touch::Write)?;
+        let status = self.machine.cr0() & flags::mask(self.insn.bytes);
+        self.put(&target, status);
+        Ok(())
+    }
+
+    /// LMSW loads PE, MP, EM and TS; it can set PE, but not clear it (APM vol. 3, LMSW).
+    fn load_status(&mut self) -> Result<(), Stopped> {
+        let word = self.source(self.insn.bytes)? & STATUS;
+        let kept = if planted(Bug::LmswClearsProtection) { !STATUS } else { !STATUS | PE };
+        let cr0 = self.machine.cr0() & kept | word;
+        Ok(self.machine.set_cr0(cr0)?)
     }
 
     fn xlat(&mut self) -> Result<(), Stopped> {

@@ -168,6 +168,15 @@ pub trait Machine {
     /// A segment register, hidden part included.
     fn segment(&self, name: SegmentName) -> Segment;
 
+    /// CR0, as the guest wrote it.
+    fn cr0(&self) -> u64;
+
+    /// Writes CR0, with all that comes of it.
+    ///
+    /// # Errors
+    /// #GP(0) above CPL 0, or for a combination that the manual forbids; or what the host lacks.
+    fn set_cr0(&mut self, value: u64) -> Result<(), Broken>;
+
     /// An SSE register, by its encoding (0 to 15).
     fn vector(&mut self, number: u8) -> u128;
 

@@ -3,7 +3,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | [`length`](self::length()) | how long an exiting instruction is |
-//! | `control` | what a MOV to or from a control or debug register names |
+//! | `control` | what MOV to or from control and debug registers names, and plain INVLPG |
 //! | `opcode`, `decode` | the opcode map, and an instruction's parts ([`Instruction`]) |
 //! | `plain` | the commonest moves, quickly |
 //! | `machine` | what an emulated instruction needs of its virtual CPU ([`Machine`]) |

@@ -79,6 +79,8 @@ pub enum Operation {
     VectorStore,
     VectorStoreHigh,
     Nop,
+    Smsw,
+    Lmsw,
     /// INVLPG: decoded only.
     Invlpg,
 }
@@ -321,6 +323,8 @@ pub const fn one_byte_group(opcode: u8, reg: u8) -> Entry {
 /// Resolves a group of the map behind 0Fh.
 pub const fn two_byte_group(opcode: u8, reg: u8) -> Entry {
     match (opcode, reg & 7) {
+        (0x01, 4) => special(Op::Smsw, Form::Rm, Size::Full),
+        (0x01, 6) => special(Op::Lmsw, Form::Rm, Size::Full),
         (0x01, 7) => special(Op::Invlpg, Form::Rm, Size::Byte),
         (0xba, 4) => of(Op::Bt, Form::RmImm8, Size::Full),
         (0xba, 5) => of(Op::Bts, Form::RmImm8, Size::Full),

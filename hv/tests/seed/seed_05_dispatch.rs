@@ -1,10 +1,12 @@
 //! Section 5: every exit that there is, and what comes of it.
 
-use crate::stage::{CODE, FLAT, LONG, Stage, leave};
+use crate::stage::{CODE, FLAT, LONG, REAL, Stage, leave};
 use hv::{
     Stop,
+    addr::Gpa,
     exit::{Direction, Width},
-    hw::{RBX, RCX, RDX},
+    hw::{RBX, RCX, RDI, RDX},
+    insn::Way,
     svm::{Event, ExitCode, Segment},
     vcpu::SegmentRegister,
     x86::{Exception, Vector},
@@ -16,6 +18,9 @@ pub const TESTS: &[fn()] = &[
     instructions_that_guests_lack_are_undefined,
     control_registers_are_read_as_the_guest_wrote_them,
     status_words_load_and_store,
+    status_words_go_to_and_come_from_memory,
+    status_words_fault_as_other_operands_do,
+    status_words_reach_devices,
     debug_registers_are_guarded,
     cpuid_clears_upper_halves,
     an_in_keeps_what_it_does_not_write,
@@ -163,6 +168,93 @@ fn status_words_load_and_store() {
     assert_eq!(stage.move_to_cr(0, 0x8001_0039), None);
     assert_eq!(stage.fault(&[0x0f, 0x06], 0x10, 0, 0), None);
     assert_eq!(stage.vm.vcpu().control().cr0, 0x8001_0031);
+}
+
+/// SMSW and LMSW of what RDI, EDI, or BX points to.
+const STORE: [&[u8]; 2] = [&[0x0f, 0x01, 0x27], &[0x67, 0x0f, 0x01, 0x27]];
+const LOAD: [&[u8]; 2] = [&[0x0f, 0x01, 0x37], &[0x67, 0x0f, 0x01, 0x37]];
+/// Where the word lies.
+const WORD: u64 = 0x3_0000;
+
+/// Executes SMSW or LMSW with an operand at `at`; tells what exception it gets, if it gets one.
+fn status_word(stage: &mut Stage, bytes: &[u8], code: u32, at: u64) -> Option<Exception> {
+    let stop = stage.execute_with(bytes, code, 0, move |_, registers| registers.0[RDI] = at);
+    assert_eq!(stop, Stop::Interrupted);
+    match stage.injected() {
+        Some(Event::Exception(exception)) => Some(exception),
+        None => None,
+        other => panic!("{other:?} is injected"),
+    }
+}
+
+#[test]
+fn status_words_go_to_and_come_from_memory() {
+    // In 64-bit, 32-bit and 16-bit code; the operand has 16 bits in all of them.
+    for (entry, form, cr0) in [(&LONG, 0, 0x8001_0033u64), (&FLAT, 0, 0x11), (&REAL, 1, 0x6000_0010)] {
+        let mut stage = Stage::new(entry);
+        let word = |stage: &Stage, at: u64| {
+            let mut bytes = [0; 4];
+            stage.vm.memory().read(Gpa(at), &mut bytes).unwrap();
+            u32::from_le_bytes(bytes)
+        };
+        // In real mode offsets end at 64 KiB.
+        let at = if form == 1 { WORD & 0xffff | 0x800 } else { WORD };
+        stage.vm.write_physical(Gpa(at), &[0xff; 4]).unwrap();
+        assert_eq!(status_word(&mut stage, STORE[form], 0, at), None);
+        assert_eq!(u64::from(word(&stage, at)), 0xffff_0000 | cr0 & 0xffff, "{entry:?}");
+        let length = STORE[form].len() as u64;
+        assert_eq!(stage.entered().save.rip, stage.vm.vcpu().vmcb().save.rip);
+        let start = stage.vm.vcpu().vmcb().save.rip;
+        stage.vm.write_physical(Gpa(at), &[0xf0, 0xff, 0xff, 0xff]).unwrap();
+        assert_eq!(status_word(&mut stage, LOAD[form], 0x10, at), None);
+        assert_eq!(stage.vm.vcpu().control().cr0, cr0 & !0xe, "what was set is cleared, but for PE: {entry:?}");
+        assert_eq!(stage.vm.vcpu().vmcb().save.rip, start + length);
+        stage.vm.write_physical(Gpa(at), &[0xff; 4]).unwrap();
+        assert_eq!(status_word(&mut stage, LOAD[form], 0x10, at), None);
+        assert_eq!(stage.vm.vcpu().control().cr0, cr0 | 0xf, "PE can be set: {entry:?}");
+        assert_eq!(stage.entered().save.cr0 & 0xf, 0xf);
+        stage.close();
+    }
+}
+
+#[test]
+fn status_words_fault_as_other_operands_do() {
+    let mut stage = Stage::new(&LONG);
+    // Nothing is mapped behind 2 MiB.
+    let missing = |code| Some(Exception { vector: Vector::PF, code: Some(code) });
+    for (bytes, code, error) in [(STORE[0], 0, 2), (LOAD[0], 0x10, 0)] {
+        let before = stage.vm.vcpu().control().cr0;
+        let rip = stage.vm.vcpu().vmcb().save.rip;
+        assert_eq!(status_word(&mut stage, bytes, code, 0x40_0000), missing(error));
+        assert_eq!(stage.entered().save.cr2, 0x40_0000);
+        assert_eq!(status_word(&mut stage, bytes, code, 0x1f_ffff), missing(error));
+        assert_eq!(stage.entered().save.cr2, 0x20_0000, "the page that is missing");
+        assert_eq!(status_word(&mut stage, bytes, code, 1 << 47), Some(Exception::GP0));
+        assert_eq!((stage.vm.vcpu().control().cr0, stage.vm.vcpu().vmcb().save.rip), (before, rip));
+    }
+    // Outside of 64-bit mode, limits count.
+    let mut flat = Stage::new(&FLAT);
+    let short = Segment { selector: 0x10, attributes: 0xc93, limit: WORD as u32, base: 0 };
+    flat.vm.vcpu_mut().set_segment(SegmentRegister::Ds, short);
+    assert_eq!(status_word(&mut flat, STORE[0], 0, WORD), Some(Exception::GP0), "the second byte is beyond");
+    assert_eq!(status_word(&mut flat, STORE[0], 0, WORD - 1), None);
+}
+
+#[test]
+fn status_words_reach_devices() {
+    let mut stage = Stage::new(&FLAT);
+    let device = 0xd000_0000;
+    let stop = stage.execute_with(STORE[0], 0, 0, move |_, registers| registers.0[RDI] = device);
+    let Stop::Mmio(write) = stop else { panic!("{stop:?}") };
+    assert_eq!((write.gpa, write.way, write.bytes, write.value()), (Gpa(device), Way::Write, 2, 0x11));
+    let stop = stage.execute_with(LOAD[0], 0x10, 0, move |_, registers| registers.0[RDI] = device);
+    let Stop::Mmio(read) = stop else { panic!("{stop:?}") };
+    assert_eq!((read.gpa, read.way, read.bytes), (Gpa(device), Way::Read, 2));
+    assert_eq!(stage.vm.vcpu().control().cr0, 0x11, "not before the device has answered");
+    stage.vm.answer_mmio(0xfffc);
+    assert_eq!(stage.run(), Stop::Interrupted);
+    assert_eq!(stage.vm.vcpu().control().cr0, 0x1d);
+    stage.close();
 }
 
 #[test]

@@ -66,6 +66,8 @@ fn mnemonics(insn: &Instruction) -> &'static [M] {
         Op::Xadd => &[M::Xadd],
         Op::Cmpxchg => &[M::Cmpxchg],
         Op::Invlpg => &[M::Invlpg],
+        Op::Smsw => &[M::Smsw],
+        Op::Lmsw => &[M::Lmsw],
         Op::CmpxchgWide => &[M::Cmpxchg8b, M::Cmpxchg16b],
         Op::Shld => &[M::Shld],
         Op::Shrd => &[M::Shrd],
@@ -376,6 +378,8 @@ const MUST: &[M] = &[
     M::Bsf,
     M::Bsr,
     M::Popcnt,
+    M::Smsw,
+    M::Lmsw,
 ];
 
 fn is_deep() -> bool {

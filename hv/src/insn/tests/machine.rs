@@ -25,6 +25,7 @@ pub struct TestMachine {
     pub rflags: u64,
     pub segments: [Segment; 6],
     pub vectors: [u128; 16],
+    pub cr0: u64,
     pub user: bool,
     pub pages: BTreeMap<u64, (Kind, Vec<u8>)>,
     /// Accesses to devices, as they came out.
@@ -46,6 +47,7 @@ impl TestMachine {
             rflags: 2,
             segments,
             vectors: [0; 16],
+            cr0: 0x8001_0031,
             user: false,
             pages: BTreeMap::new(),
             accesses: Vec::new(),
@@ -161,6 +163,18 @@ impl Machine for TestMachine {
 
     fn segment(&self, name: SegmentName) -> Segment {
         self.segments[name as usize]
+    }
+
+    fn cr0(&self) -> u64 {
+        self.cr0
+    }
+
+    fn set_cr0(&mut self, value: u64) -> Result<(), Broken> {
+        if self.user {
+            return Err(Broken::Fault(Fault::of(Exception::GP0)));
+        }
+        self.cr0 = value;
+        Ok(())
     }
 
     fn vector(&mut self, number: u8) -> u128 {
