@@ -6,7 +6,7 @@ use crate::{
     hw::Hw,
     insn::{Alignment, Broken, CodeBits, Fault, MAX_BYTES, Machine, Mode, Place, Protection, SegmentName, Touch},
     mem::GuestMemory,
-    shadow::{Access, Kind, Outcome, PageFault, ShadowMmu, translate},
+    shadow::{Access, FlushDuty, Kind, Outcome, PageFault, ShadowMmu, translate},
     svm::{Segment, attributes},
     vcpu::{CodeMode, SegmentRegister, Vcpu},
     x86::{Cr0Flags, Entry, Exception, RFlags},
@@ -72,7 +72,13 @@ impl<'a> Guest<'a> {
         if let Some(place) = self.find(address, access) {
             return Ok(place);
         }
-        let (outcome, duty) = self.mmu.fill_any(self.memory, self.vcpu.paging(), address, access).map_err(Broken::Host)?;
+        let (outcome, duty) = match self.mmu.fill_any(self.memory, self.vcpu.paging(), address, access) {
+            Ok(found) => found,
+            Err(error) => {
+                self.vcpu.owe(FlushDuty::Asid);
+                return Err(Broken::Host(error));
+            }
+        };
         self.vcpu.owe(duty);
         match outcome {
             Outcome::Outside(gpa) => Ok(Place::Device(gpa)),

@@ -4,6 +4,7 @@ use crate::stage::{CODE, LONG, QUIET, Stage, leave, offered, puppet, vm};
 use hv::{
     Cpu, Error, Stop,
     addr::{Gpa, Gva},
+    hw::RDI,
     mem::Page,
     shadow::FlushDuty,
     svm::{Clean, ExitCode, Features, TlbControl, Vmcb},
@@ -18,6 +19,7 @@ pub const TESTS: &[fn()] = &[
     duties_are_discharged_as_the_processor_can,
     nothing_is_flushed_for_nothing,
     a_fault_that_the_host_has_no_frames_for_owes_everything,
+    an_emulated_access_that_the_host_has_no_frames_for_owes_everything,
 ];
 
 const KEEP: u32 = TlbControl::Keep as u32;
@@ -139,6 +141,24 @@ fn a_fault_that_the_host_has_no_frames_for_owes_everything() {
     let hoard: Vec<_> = std::iter::from_fn(|| stage.arena.frames().take().ok()).map(Page::<[u64; 512]>::new).collect();
     // What had to go on the way to the frame that was missing is gone.
     stage.strings.push(|vmcb, _| leave(vmcb, ExitCode::PAGE_FAULT, 0, CODE));
+    assert_eq!(stage.run(), Stop::Host(Error::NoFrames));
+    drop(hoard);
+    let after = tlb(&enter(&mut stage));
+    assert!(after.0 != before.0 || after.1 == FLUSH_ASID, "{after:?}");
+    stage.close();
+}
+
+#[test]
+fn an_emulated_access_that_the_host_has_no_frames_for_owes_everything() {
+    let mut stage = Stage::new(&LONG);
+    let before = tlb(&enter(&mut stage));
+    // SMSW [RDI], to a page that was never touched.
+    stage.put(&[0x0f, 0x01, 0x27]);
+    let hoard: Vec<_> = std::iter::from_fn(|| stage.arena.frames().take().ok()).map(Page::<[u64; 512]>::new).collect();
+    stage.strings.push(|vmcb, registers| {
+        registers.0[RDI] = 0x18_0000;
+        leave(vmcb, ExitCode::CR_READ_0, 0, 0);
+    });
     assert_eq!(stage.run(), Stop::Host(Error::NoFrames));
     drop(hoard);
     let after = tlb(&enter(&mut stage));
