@@ -10,6 +10,7 @@
 //! | [`function`] | calls of functions, both ways, through the call buffer |
 //! | [`msr`] | the MSR plane: single numbers by `RDMSR` and `WRMSR` |
 //! | [`boot`] | the state and the memory that a guest starts with |
+//! | [`store`] | functions that the host program has |
 //! | [`clock`] | how time is read off the time stamp counter |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod cpuid;
 pub mod function;
 pub mod msr;
+pub mod store;
 
 /// Version of the contract: a guest runs on any host with the same major and an equal or higher minor number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

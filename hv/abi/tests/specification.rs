@@ -10,6 +10,7 @@ use hv_abi::{
     cpuid,
     function::{self, Answer, Header, Kind},
     msr::{Access, Register},
+    store,
 };
 
 const TEXT: &str = include_str!("../README.md");
@@ -156,6 +157,15 @@ fn caps_and_addresses() {
     assert_says(&format!("from {} bytes to {} MiB", function::BOX_MIN_BYTES, function::BOX_MAX_BYTES >> 20));
     assert_says(&format!("{} bytes are read at most |", function::FAILED_MAX_BYTES));
     assert_says(&format!("header of {} bytes", function::PAYLOAD));
+    assert_says(&format!(
+        "at most {} texts; a key and its text have at most {} bytes",
+        store::ENTRIES_MAX,
+        store::ENTRY_MAX_BYTES
+    ));
+    assert_says(&format!("all keys and texts at most {}.", store::STORE_MAX_BYTES));
+    for function in [store::GET, store::PUT] {
+        assert_says(&format!("| `{function}` |"));
+    }
     assert_says("`0x0074_6f6f_622d_7668`: the bytes `hv-boot`");
     assert_eq!(boot::MAGIC, 0x0074_6f6f_622d_7668);
     assert_eq!((boot::INFO_ADDRESS, boot::IMAGE_MIN_ADDRESS), (0x1000, 0x1_0000));

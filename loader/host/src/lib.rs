@@ -11,3 +11,4 @@ pub mod platform;
 pub mod pvh;
 pub mod ranges;
 pub mod record;
+pub mod store;

@@ -7,12 +7,12 @@
 //! | [`memory`], [`heap`] | what memory there is, and who gets it |
 //! | [`apic`], [`clock`] | host timer, non-maskable interrupts, time |
 //! | [`ports`], [`serial`], [`logger`], [`report`] | the ways out |
-//! | [`run`], [`attend`], [`input`], [`random`], [`store`] | the embedder of hv: jobs, and what guests are given |
+//! | [`run`], [`attend`], [`input`], [`random`], [`mod@host::store`] | the embedder of hv: jobs, and what guests are given |
 //! | [`foreign`] | the embedder of kernels that were not written for hv |
 //! | [`guest_panic`], [`mod@crash`] | what a guest says of its panic, and what is seen of it from outside |
 //! | [`watch`], `trace` | the processor, and one that records exits (feature `trace`) |
 //! | [`bench`] | what its paths cost |
-//! | [`disturb`] | interrupts at the worst of moments, for tests |
+//! | [`disturb`], [`test_devices`] | interrupts at the worst of moments, and devices: for tests |
 #![no_std]
 #![no_main]
 
@@ -38,7 +38,6 @@ mod random;
 mod report;
 mod run;
 mod serial;
-mod store;
 mod test_devices;
 #[cfg(feature = "trace")]
 mod trace;

@@ -6,8 +6,9 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use core::iter;
+use core::{cell::RefCell, iter};
 
+use host::store::{self, Store};
 use hv::{Cpu, Frames, Hypervisor, Platform, Vm, hw::RealCpu};
 use hv_abi::{
     Features,
@@ -27,7 +28,6 @@ use crate::{
     random::Seeds,
     report,
     serial::Serial,
-    store,
     watch::Watch,
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     #[cfg(feature = "trace")]
     let hardware = crate::trace::Traced::new(hardware, tsc_hertz, job.exits);
     let cpu = Cpu::enable(hardware, BOOT_CPU, &cpu::local().kick, &hypervisor)?.with_timer(&apic::GuestTimer);
-    let store = store::Store::default();
+    let store = RefCell::new(Store::default());
     let functions = store::functions(&store).map_err(|_| hv::Error::NoHeap)?;
     let (seeds, attendant) = (Seeds::new(job.entropy), Attendant::new(cpu, tsc_hertz));
     let mut host = Host { frames, hypervisor, attendant, functions, seeds, wall_ns: job.wall_ns };

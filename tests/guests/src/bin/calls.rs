@@ -91,15 +91,20 @@ fn call_the_host() {
     assert!(matches!(store_put("key", &"x".repeat(60_000)), Ok(Some(_))));
     let too_large = "x".repeat(65_504);
     assert_eq!(store_get(&too_large), Err(CallError::RequestTooLarge));
-    assert_eq!(fill_the_store(), Err(CallError::Failed("the store is full".into())));
+    let full = Err(CallError::Failed("the store is full".into()));
+    // 2 MiB are 34 such texts, and one less with the one above.
+    assert_eq!(fill_the_store(&"x".repeat(60_000)), full);
+    assert!(matches!(store_get("32"), Ok(Some(_))));
+    assert_eq!(store_get("33"), Ok(None));
+    assert_eq!(fill_the_store(""), full);
     // A call is being encoded while another one is made.
     assert_eq!(functions::call_host::<_, Result<(), CallError>>("store_get", &Calls), Err(CallError::RequestTooLarge));
     println!("all answered");
 }
 
 /// Fills the store until it takes no more.
-fn fill_the_store() -> Result<(), CallError> {
-    (0..2000).try_for_each(|key: u32| store_put(&key.to_string(), "").map(drop))
+fn fill_the_store(text: &str) -> Result<(), CallError> {
+    (0..2000).try_for_each(|key: u32| store_put(&key.to_string(), text).map(drop))
 }
 
 /// Calls the host while it is encoded.
