@@ -32,6 +32,7 @@ pub fn check() -> Result<u8> {
     };
     with_cargo(&[&["fmt", "--all", "--check"]])?;
     with_cargo(&[&["clippy", "--quiet", "--all-targets"], &WARNINGS_ARE_ERRORS])?;
+    with_cargo(&[&["clippy", "--quiet", "--package", "host", "--lib", "--tests"], &WARNINGS_ARE_ERRORS])?;
     with_cargo(&[&["clippy", "--quiet"], &bare, &WARNINGS_ARE_ERRORS])?;
     with_cargo(&[&["clippy", "--quiet", "--package", "host", "--features", "trace"], &BARE, &WARNINGS_ARE_ERRORS])?;
     with_cargo(&[&["doc", "--quiet", "--no-deps"]])?;
