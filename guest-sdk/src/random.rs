@@ -4,7 +4,7 @@
 //! the host resumes the guest from a snapshot it gives it a new seed, which takes the place of the old one before the next byte.
 //!
 //! The crate `getrandom` takes its bytes from here if it is built with `--cfg getrandom_backend="custom"`, which `cargo xtask run` and the crates that `cargo
-//! xtask new` makes see to: so `rand`, `uuid`, `ahash` and others work as they are.
+//! xtask new` makes see to: so `rand`, `uuid`, `ahash` and others work as they are. On a host without random bytes it gets none, but its error `UNSUPPORTED`.
 
 use rand_chacha::{
     ChaCha20Rng,
@@ -17,7 +17,7 @@ use crate::backend;
 /// The stream, and the generation of the guest that it was seeded for.
 static STREAM: Mutex<Option<(u64, ChaCha20Rng)>> = Mutex::new(None);
 
-/// Fills a slice with random bytes.
+/// Fills a slice with random bytes; with the same ones each time the guest is started, if the host had no seed to give ([`is_seeded`]).
 ///
 /// ```
 /// let mut key = [0; 32];

@@ -17,7 +17,7 @@ use hv_abi::{
 };
 use hv_calls::{CallError, Functions, Session};
 use loader::{Extras, File, Image, Protocol, Start};
-use wire::{Crash, End, Guest, Job, Outcome, Report};
+use wire::{Crash, End, Guest, Job, Outcome, Report, Seed};
 
 use crate::{
     apic,
@@ -144,7 +144,11 @@ impl Host<'_> {
     fn spawn(&mut self, guest: &Guest<'_>, image: &Image) -> Result<Vm, loader::SpawnError> {
         let args: Vec<&str> = iter::once(&guest.name).chain(&guest.args).map(String::as_str).collect();
         let env: Vec<(&str, &str)> = guest.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let (now, tsc_hertz, seed) = (clock::now(), self.attendant.tsc_hertz, self.seeds.next());
+        let (now, tsc_hertz) = (clock::now(), self.attendant.tsc_hertz);
+        let seed = match guest.seed {
+            Seed::Given => self.seeds.next(),
+            Seed::Withheld => None,
+        };
         let since_zero = Clock::new(0, tsc_hertz).ns(now);
         let wall_ns = self.wall_ns.map_or(0, |zero| zero.saturating_add(since_zero));
         let mut features = Features::SLEEP.with(Features::INPUT);

@@ -116,10 +116,22 @@ pub struct Guest<'a> {
     pub limit_us: u64,
     /// Most exits it may take; 0 is no limit. A host that traces looks every few exits, another one whenever it serves the guest.
     pub limit_exits: u64,
+    /// Whether it is given random bytes.
+    pub seed: Seed,
     /// Whether the host has interrupts come while it runs.
     pub disturb: Disturb,
     /// Which devices it has.
     pub devices: devices::Devices,
+}
+
+/// Whether a guest is given random bytes: for tests of guests that are not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Seed {
+    /// Where there are any.
+    #[default]
+    Given,
+    /// In no case.
+    Withheld,
 }
 
 /// Whether the host has interrupts come while a guest runs: for tests of what the host restores behind it.

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Trial;
 use tests::Boot;
-use wire::{Crash, End, File, Input, Outcome, Report};
+use wire::{Crash, End, File, Input, Outcome, Report, Seed};
 use xtask::{backtrace::Lines, boot::Platform, qemu::Clock};
 
 use super::case;
@@ -203,6 +203,11 @@ fn ecosystem() -> Vec<Trial> {
                 }
                 assert!(!outcome.log.contains("too much"));
             },
+        ),
+        case(
+            "bytes_that_are_not_random_are_not_taken_for_it",
+            || Boot::new().program("ecosystem", &["unseeded"]).with(|guest| guest.seed = Seed::Withheld),
+            |outcome| assert_eq!((outcome.console.as_str(), outcome.end(0)), ("none to be had\n", &End::Exit(0))),
         ),
         case(
             "a_script_reads_files",

@@ -1,4 +1,4 @@
-//! Uses crates as they are on crates.io: what they need of a platform comes from the SDK.
+//! Uses crates as they are on crates.io: what they need of a platform comes from the SDK. With an argument it runs on a host without random bytes.
 #![no_std]
 #![no_main]
 
@@ -13,18 +13,32 @@ use alloc::{
 use core::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
-use guest_sdk::{fs, io, println};
-use rand::{RngExt, rand_core::UnwrapErr, rngs::SysRng};
+use guest_sdk::{args, fs, io, println, random};
+use rand::{
+    RngExt,
+    rand_core::{TryRng, UnwrapErr},
+    rngs::{SysError, SysRng},
+};
 use uuid::Uuid;
 
 #[guest_sdk::main]
 fn main() {
+    if args().count() > 1 {
+        return without_random_bytes();
+    }
     random_numbers();
     identifiers();
     hashes();
     streams();
     messages();
     println!("all work");
+}
+
+/// Crates must not take bytes for random that are none.
+fn without_random_bytes() {
+    assert!(!random::is_seeded());
+    assert_eq!(SysRng.try_next_u64(), Err(SysError::UNSUPPORTED));
+    println!("none to be had");
 }
 
 fn random_numbers() {
