@@ -91,15 +91,14 @@ pub(crate) fn kernel<'a>(image: &'a [u8], given: &Given<'a>, map: MemoryMap) -> 
         return Err(KernelFault::MultibootFlags { flags: unknown }.into());
     }
     let mut space = Space::new(map);
-    let eip = if header.flags & HAS_ADDRESSES != 0 {
+    let entry = if header.flags & HAS_ADDRESSES != 0 {
         put_by_addresses(image, &header, &mut space)?
     } else {
         let elf = KernelElf::parse(image)?;
         elf.put_segments(image, &mut space)?;
         elf.entry()
     };
-    let eip = u32::try_from(eip).ok().filter(|eip| space.holds((*eip).into()));
-    let eip = eip.ok_or(KernelFault::EntryOutside { entry: header.addresses[4].into() })?;
+    let eip = u32::try_from(entry).ok().filter(|_| space.holds(entry)).ok_or(KernelFault::EntryOutside { entry })?;
     space.put_bios_data()?;
     let ebx = tell(given, &mut space)?;
     Ok(Kernel { space, entry: Entry::Flat32 { eip, ebx, eax: LOADER_MAGIC } })

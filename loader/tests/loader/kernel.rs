@@ -224,6 +224,11 @@ fn wrong_multiboot_headers_are_named() {
     let long = flat([0x10_0020, 0x10_0000, 0x10_1000, 0, 0x10_0100]);
     assert!(matches!(parse(&long, Protocol::Multiboot, &GIVEN), Err(LoadError::Truncated { .. })));
     assert_eq!(multiboot(&flat([FLAT[0], FLAT[1], FLAT[2], FLAT[3], 0x10_0800])), KernelFault::EntryOutside { entry: 0x10_0800 });
+    // An ELF file's entry point is its header's.
+    let mut linked = elf(Class::Elf32, &[]);
+    put(&mut linked, PROGRAM, &header(3, &[]));
+    put_words32(&mut linked, 24, &[0x20_0000]);
+    assert_eq!(multiboot(&linked), KernelFault::EntryOutside { entry: 0x20_0000 });
     let outside = multiboot(&flat([0xff_ff20, 0xff_ff00, 0, 0, 0xff_ff10]));
     assert_eq!(outside, KernelFault::OutsideMemory { what: "image", address: 0xff_ff00, bytes: 0x2e0, memory: MEMORY });
 }
