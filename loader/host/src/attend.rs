@@ -67,6 +67,8 @@ impl Embedder for Attendant {
             Stop::Sleep { until } => self.sleep(vm, until),
             Stop::Idle { until } => apic::wait_until(until.min(self.deadline)),
             Stop::Interrupted => {}
+            // Not the guest's doing: it is told, and the guest goes on.
+            Stop::MachineCheck => log::warn!("a machine check interrupted the guest"),
             other => match &mut self.devices {
                 None => return ControlFlow::Break(other),
                 Some(devices) => devices.serve(vm, other).map_or(ControlFlow::Continue(()), ControlFlow::Break)?,

@@ -90,7 +90,6 @@ impl Foreign {
                 // Does nothing for a write.
                 self.vm.answer_mmio(u128::MAX);
             }
-            Stop::MachineCheck => {}
             other => return attendant.attend(&mut self.vm, other),
         }
         if self.platform.take_interrupt() {
