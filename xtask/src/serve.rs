@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use wire::{Guest, Input, Job, Outcome, Report, kernel::Entry};
 
@@ -11,7 +11,7 @@ use crate::{
     cargo::{self, Progress},
     guest,
     qemu::Clock,
-    run::{EXIT_FAILED, parse_pair, read_files},
+    run::{EXIT_FAILED, EXIT_UNUSABLE, parse_pair, read_files},
     setup,
     size::parse_bytes,
 };
@@ -23,7 +23,8 @@ Examples:
 
 The function takes a text and returns one (or a Result of one): `#[guest_sdk::function] fn handle(line: &str) -> String`, and the
 guest's `main` ends with `guest_sdk::serve!(handle)`. Replies go to standard output, a line each; errors to standard error; at the
-end, standard error gets what a call cost. Exit codes: 0 every line got a reply; 1 some did not; 70 the host program or QEMU failed.";
+end, standard error gets what a call cost. Exit codes: 0 every line got a reply; 1 some did not; 2 not a usable image; 70 the host program
+or QEMU failed.";
 
 /// Calls a function of a guest with each line of standard input, in a fresh VM each time.
 #[derive(Args, Debug)]
@@ -62,6 +63,7 @@ pub fn serve(options: &Options) -> Result<u8> {
     let guest = Guest {
         name: image.name,
         image: image.bytes.into(),
+        entry: Entry::Unikernel,
         env: options.env.clone(),
         files: read_files(&options.files)?,
         input: Input::Port,
@@ -81,7 +83,8 @@ pub fn serve(options: &Options) -> Result<u8> {
     }
     let reports = &booted.finished.reports.reports;
     if let Some(reason) = reports.iter().find_map(refusal) {
-        bail!("image refused: {reason}");
+        eprintln!("image refused: {reason}");
+        return Ok(EXIT_UNUSABLE);
     }
     let served = Served::of(reports);
     eprintln!("hv: {}", served.tell(clock));

@@ -47,6 +47,11 @@ fn an_unknown_name_lists_what_there_is() {
 }
 
 #[test]
+fn an_image_that_is_refused_is_not_served() {
+    assert_ends(&xtask(&["serve", "pvh32"]), 2, "", "image refused: ");
+}
+
+#[test]
 fn a_guest_gives_its_output_its_errors_and_its_exit_code() {
     assert_ends(&xtask(&["run", "json", "--", r#"{"a":[1,2]}"#]), 0, "{\n  \"a\": [\n    1,\n    2\n  ]\n}\n", "");
     let broken = xtask(&["run", "json", "--", "{"]);
