@@ -39,11 +39,6 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
         &self.vm
     }
 
-    /// The VM, to change.
-    pub const fn vm_mut(&mut self) -> &mut Vm {
-        &mut self.vm
-    }
-
     /// The VM and the embedder, side by side.
     pub const fn parts(&mut self) -> (&mut Vm, &mut E) {
         (&mut self.vm, self.embedder)
@@ -107,11 +102,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
 
     /// Gets guest and buffer so far that a call can be made.
     fn prepare(&mut self) -> Result<(), CallError> {
-        if self.buffer.is_empty() {
-            let capacity = self.vm.contract().buffer().ok_or(CallError::NoBuffer)?.capacity() as usize;
-            self.buffer.try_reserve_exact(capacity).map_err(|_| CallError::Hv(Error::NoHeap))?;
-            self.buffer.resize(capacity, 0);
-        }
+        self.make_room()?;
         match self.vm.contract().turn() {
             Turn::HostRequests => Ok(()),
             Turn::Guest => match self.run() {
@@ -120,6 +111,16 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
             },
             _ => Err(CallError::NotServing),
         }
+    }
+
+    /// Makes the buffer as large as what fits in a box.
+    fn make_room(&mut self) -> Result<(), CallRefused> {
+        let capacity = self.vm.contract().buffer().ok_or(CallRefused::NoBuffer)?.capacity() as usize;
+        if self.buffer.len() != capacity {
+            self.buffer.try_reserve_exact(capacity.saturating_sub(self.buffer.len())).map_err(|_| Error::NoHeap)?;
+            self.buffer.resize(capacity, 0);
+        }
+        Ok(())
     }
 
     fn decode<R: DeserializeOwned>(&mut self, answer: Answer) -> Result<R, CallError> {
@@ -156,10 +157,8 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
 
     /// Serves a function call of the guest.
     fn serve(&mut self, function: u64, len: usize) -> Result<(), CallRefused> {
-        let capacity = self.vm.contract().buffer().ok_or(CallRefused::NoBuffer)?.capacity() as usize;
-        // The session's own buffer may be too small still, and holds nothing while the guest runs.
-        self.buffer.try_reserve_exact(capacity - self.buffer.len()).map_err(|_| Error::NoHeap)?;
-        self.buffer.resize(capacity, 0);
+        // The session's own buffer holds nothing while the guest runs.
+        self.make_room()?;
         self.vm.read_outbox(&mut self.buffer[..len])?;
         let (kind, len) = self.functions.call(function, &mut self.buffer, len);
         self.vm.respond(kind, &self.buffer[..len])
