@@ -27,19 +27,22 @@ pub fn trials() -> Vec<Trial> {
     ];
     let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
     trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
-    trials.extend(STORMS.map(|trick| hostile(trick, |end| assert_eq!(*end, End::TimedOut))));
+    trials.extend(STORMS.map(|trick| hostile(trick, STORM_MS, |end| assert_eq!(*end, End::TimedOut))));
     trials.extend([
-        hostile("code", |end| killed(end, &["outside its memory"])),
-        hostile("tables", |end| killed(end, &["page fault"])),
-        hostile("stack", |end| killed(end, &["invalid opcode"])),
-        hostile("prefixes", |end| killed(end, &["general protection"])),
-        hostile("unknown", |end| killed(end, &["not emulated", "df, 2"])),
+        hostile("code", LIMIT_MS, |end| killed(end, &["outside its memory"])),
+        hostile("tables", LIMIT_MS, |end| killed(end, &["page fault"])),
+        hostile("stack", LIMIT_MS, |end| killed(end, &["invalid opcode"])),
+        hostile("prefixes", LIMIT_MS, |end| killed(end, &["general protection"])),
+        hostile("unknown", LIMIT_MS, |end| killed(end, &["not emulated", "df, 2"])),
     ]);
     trials
 }
 
-/// How long a comparison of millions of instructions may take.
-const DEEP_LIMIT: Duration = Duration::from_secs(7200);
+/// How long a boot may take whose guest has millions of things to try.
+pub const DEEP_LIMIT: Duration = Duration::from_secs(7200);
+/// How long a guest runs that only the clock ends, and how long one may take to be ended for what it does, on a machine that is busy with others.
+const STORM_MS: u64 = 500;
+const LIMIT_MS: u64 = 30_000;
 /// What only the clock ends.
 const STORMS: [&str; 4] = ["mmio-storm", "port-storm", "endless-rep", "endless-outs"];
 
@@ -61,7 +64,7 @@ fn with_devices(name: &str, trick: &str) -> Boot {
 }
 
 /// A guest that misuses devices, behind which the next one must run.
-fn hostile(trick: &'static str, check: impl FnOnce(&End) + Send + 'static) -> Trial {
-    let boot = move || with_devices("hostile_devices", trick).with(|guest| guest.limit_ms = 500);
+fn hostile(trick: &'static str, limit_ms: u64, check: impl FnOnce(&End) + Send + 'static) -> Trial {
+    let boot = move || with_devices("hostile_devices", trick).with(|guest| guest.limit_ms = limit_ms);
     then_hello(&format!("seed_06_hostile_{}", trick.replace('-', "_")), boot, check)
 }

@@ -26,7 +26,7 @@ const MEMORY: u64 = 4 << 20;
 /// Kinds of exits, by how their names in the trace begin. These cannot be taken under QEMU 7.2, which does not know the intercept, or never raises the event:
 /// RDTSCP, ICEBP, INVD (which it takes for WBINVD), XSETBV (undefined without CR4.OSXSAVE, which guests are not offered), RDPRU, task switches, FERR freezes,
 /// #DF (which goes on to shutdown), #AC, #MC, SMI, INIT. NMIs come from the host, which has none for a guest. RDTSC, PUSHF and the like are not intercepted.
-const KINDS: [&str; 31] = [
+const KINDS: [&str; 34] = [
     "CR read",
     "CR write",
     "DR read",
@@ -54,6 +54,9 @@ const KINDS: [&str; 31] = [
     "VMRUN",
     "VMMCALL",
     "VMLOAD",
+    "VMSAVE",
+    "MONITOR",
+    "MWAIT",
     "STGI",
     "CLGI",
     "SKINIT",
