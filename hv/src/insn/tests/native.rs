@@ -309,7 +309,8 @@ fn instructions_do_what_the_processor_does() {
             compare(&case, &real, &ours, kind);
         }
     }
-    let missed: Vec<_> = (0..TEMPLATES).filter(|&template| reached[template] == 0).collect();
+    let exist = (0..TEMPLATES).filter(|&template| generate::exists(template, Code::Bits64));
+    let (hit, missed): (Vec<_>, Vec<_>) = exist.partition(|&template| reached[template] > 0);
     assert!(missed.is_empty(), "not reached: {missed:?}");
-    println!("{rounds} cases, {faults} of them faults, all {TEMPLATES} opcodes");
+    println!("{rounds} cases, {faults} of them faults, all {} opcodes", hit.len());
 }

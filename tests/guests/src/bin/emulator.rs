@@ -1,5 +1,5 @@
 //! Has the processor carry out random instructions with their operand in memory, and hv the same ones with their operand in a device that mirrors
-//! memory, and compares registers, flags, memory and faults. Arguments: how many cases, and a seed.
+//! memory, and compares registers, flags, memory and faults; in 64-bit, 32-bit and 16-bit code. Arguments: how many cases, and a seed.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "is its own kernel, and runs made-up instructions")]
@@ -25,7 +25,7 @@ use region::{ENTRY, MIRROR, Page, REGION, address, map_region, page};
 guest_sdk::entry!(main);
 
 /// Behind a page for code, a window of two, behind which nothing is.
-const WINDOW_PAGE: usize = 16;
+const WINDOW_PAGE: usize = 8;
 const WINDOW: u64 = REGION + WINDOW_PAGE as u64 * 4096;
 const WINDOW_BYTES: u64 = 0x2000;
 /// The error code's bit for writes: QEMU 7.2 does not set it for the read of an instruction that goes on to write (APM vol. 2, 8.4.2).
@@ -38,6 +38,7 @@ struct State {
     registers: [u64; 16],
     rflags: u64,
     host_rsp: u64,
+    /// Offset, and in the third 16 bits from below the selector.
     target: u64,
     /// Vector and one more, error code, CR2; 0 when there was no fault.
     fault: [u64; 3],
@@ -86,7 +87,7 @@ run_case:
     mov r13, [rip + STATE + 360]
     mov r14, [rip + STATE + 368]
     mov r15, [rip + STATE + 376]
-    jmp [rip + STATE + 400]
+    jmp fword ptr [rip + STATE + 400]
 case_done:
     mov [rip + STATE + 256], rax
     mov [rip + STATE + 264], rcx
@@ -140,6 +141,7 @@ gate_common:
     mov [rip + STATE + 424], rax
     lea rax, [rip + case_done]
     mov [rsp + 8], rax
+    mov qword ptr [rsp + 16], 8
     pop rax
     iretq
     "#
@@ -156,6 +158,46 @@ unsafe extern "C" {
     fn gate_17();
 }
 
+/// Segments of code that is not 64-bit code, and of its data: flat ones, then ones that begin where the region does.
+const SEGMENTS: [u64; 6] = [
+    0x00cf_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x40cf_9b00_0000_ffff,
+    0x40cf_9300_0000_ffff,
+    0x400f_9b00_0000_ffff,
+    // A large segment all the same, whose stack pointer has 16 bits.
+    0x408f_9300_0000_ffff,
+];
+const _: () = assert!(REGION == 0x4000_0000, "the base of the segments");
+
+/// A kind of code.
+struct Setting {
+    name: &'static str,
+    place: generate::Place,
+    /// Selectors of the code, and of ES, SS and DS.
+    code: u64,
+    data: u16,
+}
+
+const SETTINGS: [Setting; 4] = {
+    const fn place(code: Code, base: u64) -> generate::Place {
+        generate::Place { code, rip: REGION - base, window: WINDOW - base, bytes: WINDOW_BYTES }
+    }
+    [
+        Setting { name: "64-bit code", place: place(Code::Bits64, 0), code: 8, data: 16 },
+        Setting { name: "32-bit code", place: place(Code::Bits32, 0), code: 0x28, data: 0x30 },
+        Setting { name: "32-bit code in segments with a base", place: place(Code::Bits32, REGION), code: 0x38, data: 0x40 },
+        Setting { name: "16-bit code", place: place(Code::Bits16, REGION), code: 0x48, data: 0x50 },
+    ]
+};
+
+impl Setting {
+    /// The bits of a register that code of this kind has.
+    const fn mask(&self) -> u64 {
+        if matches!(self.place.code, Code::Bits64) { u64::MAX } else { 0xffff_ffff }
+    }
+}
+
 /// Descriptor tables, and a stack of its own for every exception.
 fn take_exceptions() {
     let (tables, idt, stack) = (page(), page(), page());
@@ -169,6 +211,7 @@ fn take_exceptions() {
     tables.0[2] = 0x00cf_9300_0000_ffff;
     tables.0[3] = 0x67 | (at & 0xff_ffff) << 16 | 0x89 << 40 | (at >> 24 & 0xff) << 56;
     tables.0[4] = at >> 32;
+    tables.0[5..11].copy_from_slice(&SEGMENTS);
     let gates: [(usize, unsafe extern "C" fn()); 6] =
         [(0, gate_0), (6, gate_6), (12, gate_12), (13, gate_13), (14, gate_14), (17, gate_17)];
     for (vector, handler) in gates {
@@ -214,13 +257,18 @@ impl Bench {
         }
     }
 
-    fn run(&mut self, run: usize, base: u64, case: &Case, vectors: [u128; 16]) -> Outcome {
+    fn run(&mut self, run: usize, base: u64, setting: &Setting, case: &Case, vectors: [u128; 16]) -> Outcome {
         self.lead(run, base);
         let state = addr_of_mut!(STATE);
-        // SAFETY: nothing else uses the state; the code page ends with a jump to `case_done`, and faults lead there too.
+        let registers = case.registers.map(|register| register & setting.mask());
+        let target = setting.place.rip | setting.code << 32;
+        // SAFETY: nothing else uses the state; the code page ends with a jump to `case_done`, and faults lead there too. In 64-bit code, bases of
+        // these segments count for nothing.
         unsafe {
-            *state = State { vectors, registers: case.registers, rflags: case.flags, host_rsp: 0, target: REGION, fault: [0; 3] };
+            *state = State { vectors, registers, rflags: case.flags, host_rsp: 0, target, fault: [0; 3] };
+            asm!("mov ds, {0:x}", "mov es, {0:x}", "mov ss, {0:x}", in(reg) setting.data);
             run_case();
+            asm!("mov ds, {0:x}", "mov es, {0:x}", "mov ss, {0:x}", in(reg) 16);
             let State { vectors, registers, rflags, fault, .. } = addr_of!(STATE).read();
             Outcome { registers, vectors, rflags, fault }
         }
@@ -243,7 +291,7 @@ impl Bench {
         }
     }
 
-    fn difference(&self, case: &Case, real: &Outcome, ours: &Outcome) -> Option<String> {
+    fn difference(&self, setting: &Setting, case: &Case, real: &Outcome, ours: &Outcome) -> Option<String> {
         let faulted = real.fault[0] != 0;
         let fault = |of: &Outcome| {
             let [vector, code, address] = of.fault;
@@ -255,7 +303,9 @@ impl Bench {
         if !case.comparable {
             return None;
         }
-        if real.registers != ours.registers {
+        // What of them code of other sizes cannot reach is not defined behind it (APM vol. 1, 3.1.2).
+        let count = if setting.place.code == Code::Bits64 { 16 } else { 8 };
+        if (0..count).any(|at| (real.registers[at] ^ ours.registers[at]) & setting.mask() != 0) {
             return Some(format!("registers {:x?} and {:x?}", real.registers, ours.registers));
         }
         let compared = (flag::ALL | flag::DF) & if faulted { !0 } else { !case.undefined };
@@ -272,32 +322,61 @@ impl Bench {
 }
 
 /// Puts an instruction into the code page, and a jump behind it.
-fn put_code(case: &Case) {
-    let place = core::ptr::with_exposed_provenance_mut::<u8>(REGION as usize);
+fn put_code(setting: &Setting, case: &Case) {
+    let done = address(case_done as *const ());
     let behind = REGION + case.len as u64 + 5;
-    let distance = (address(case_done as *const ()) as i64 - behind as i64) as i32;
-    // SAFETY: the page is this guest's, writable and executable, and holds nothing else.
-    unsafe {
-        place.copy_from_nonoverlapping(case.bytes.as_ptr(), case.len);
-        place.add(case.len).write(0xe9);
-        place.add(case.len + 1).cast::<i32>().write_unaligned(distance);
+    let near = (done as i64 - behind as i64) as i32;
+    let jump: &[&[u8]] = match setting.place.code {
+        Code::Bits64 => &[&[0xe9], &near.to_le_bytes()],
+        // Far, with an offset of 32 bits and the selector of 64-bit code.
+        Code::Bits32 => &[&[0xea], &(done as u32).to_le_bytes(), &[8, 0]],
+        Code::Bits16 => &[&[0x66, 0xea], &(done as u32).to_le_bytes(), &[8, 0]],
+    };
+    let mut place = core::ptr::with_exposed_provenance_mut::<u8>(REGION as usize);
+    for bytes in [&case.bytes[..case.len]].into_iter().chain(jump.iter().copied()) {
+        // SAFETY: the page is this guest's, writable and executable, and holds nothing else; it has room for this.
+        unsafe {
+            place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            place = place.add(bytes.len());
+        }
     }
 }
 
 /// Where QEMU 7.2 does not do what the manual says.
-fn is_qemus_mistake(case: &Case, real: &Outcome, ours: &Outcome) -> bool {
-    // APM vol. 2, 8.2.13: a stack address that is not canonical is #SS. QEMU raises #GP.
+const MISTAKES: [&str; 5] = [
+    "a stack address that is not canonical is #GP instead of #SS (APM vol. 2, 8.2.13)",
+    "the second encoding of TEST in group 3 is #UD (APM vol. 3, table A-6)",
+    "66h takes precedence over REX.W with MOVBE (APM vol. 3, 1.2.7)",
+    "66h means 16 bits with MOVBE, though that is what 16-bit code has without it (APM vol. 3, 1.2.2)",
+    "the first half of 16 bytes is stored before the second half faults (APM vol. 2, 8.1.3)",
+];
+
+/// Which of QEMU's mistakes this is, if it is one.
+fn mistake(setting: &Setting, case: &Case, real: &Outcome, ours: &Outcome) -> Option<usize> {
     if (real.fault[0], ours.fault[0]) == (14, 13) {
-        return true;
+        return Some(0);
     }
     match case.opcode {
-        // APM vol. 3, table A-6: the second encoding of TEST in group 3. QEMU raises #UD.
-        (0, 0xf6 | 0xf7, 1) => real.fault[0] == 7,
-        // APM vol. 3, 1.2.7: REX.W takes precedence over 66h. QEMU moves 16 bits.
-        (0x38, 0xf0 | 0xf1, _) => case.overridden,
-        // APM vol. 2, 8.1.3: a fault leaves no trace. QEMU stores 16 bytes in two halves, the first before the second faults.
-        (0x0f, 0x11 | 0x7f, _) => real.fault[0] == 15,
-        _ => false,
+        (0, 0xf6 | 0xf7, 1) if real.fault[0] == 7 => Some(1),
+        (0x38, 0xf0 | 0xf1, _) if case.overridden => Some(2),
+        (0x38, 0xf0 | 0xf1, _) if setting.place.code == Code::Bits16 => Some(3),
+        (0x0f, 0x11 | 0x7f, _) if real.fault[0] == 15 => Some(4),
+        _ => None,
+    }
+}
+
+/// What happened to instructions in one kind of code.
+struct Tally {
+    cases: u32,
+    faults: u32,
+    reached: [u32; TEMPLATES],
+}
+
+impl Tally {
+    fn report(&self, setting: &Setting) {
+        let exist = (0..TEMPLATES).filter(|&template| generate::exists(template, setting.place.code));
+        let (all, hit) = exist.fold((0, 0), |(all, hit), template| (all + 1, hit + u32::from(self.reached[template] > 0)));
+        println!("{}: {} cases, {} faults, {hit} of {all} opcodes", setting.name, self.cases, self.faults);
     }
 }
 
@@ -311,32 +390,33 @@ fn main() {
     let mut bench = Bench { entries, frames: [[page(), page()], [page(), page()]] };
     let mut random = Random(seed | 1 << 40);
     let fill = Page(core::array::from_fn(|_| random.next()));
-    let mut reached = [0u32; TEMPLATES];
-    let (mut faults, mut wrong, mut mistakes, mut cases) = (0, 0, 0, 0);
-    let place = generate::Place { code: Code::Bits64, rip: REGION, window: WINDOW, bytes: WINDOW_BYTES };
+    let mut tallies = [const { Tally { cases: 0, faults: 0, reached: [0; TEMPLATES] } }; SETTINGS.len()];
+    let (mut wrong, mut mistakes, mut cases) = (0, [0; MISTAKES.len()], 0);
     while cases < rounds {
-        let Some(case) = generate::case(&mut random, place) else { continue };
+        let number = cases as usize % SETTINGS.len();
+        let (setting, tally) = (&SETTINGS[number], &mut tallies[number]);
+        let Some(case) = generate::case(&mut random, setting.place) else { continue };
         let vectors = core::array::from_fn(|_| u128::from(random.next()) << 64 | u128::from(random.next()));
         cases += 1;
-        reached[case.template] += 1;
-        put_code(&case);
+        tally.cases += 1;
+        tally.reached[case.template] += 1;
+        put_code(setting, &case);
         bench.fill(&fill, &case);
-        let real = bench.run(0, 0, &case, vectors);
-        let ours = bench.run(1, MIRROR, &case, vectors);
-        faults += u32::from(real.fault[0] != 0);
-        if is_qemus_mistake(&case, &real, &ours) {
-            mistakes += 1;
-        } else if let Some(what) = bench.difference(&case, &real, &ours) {
+        let real = bench.run(0, 0, setting, &case, vectors);
+        let ours = bench.run(1, MIRROR, setting, &case, vectors);
+        tally.faults += u32::from(real.fault[0] != 0);
+        let Some(what) = bench.difference(setting, &case, &real, &ours) else { continue };
+        if let Some(known) = mistake(setting, &case, &real, &ours) {
+            mistakes[known] += 1;
+        } else {
             wrong += 1;
             if wrong <= 10 {
-                println!("{:02x?}: {what}\n  began with {:x?}", &case.bytes[..case.len], case.registers);
+                println!("{} {:02x?}: {what}\n  began with {:x?}", setting.name, &case.bytes[..case.len], case.registers);
             }
         }
     }
-    let missed = reached.iter().filter(|count| **count == 0).count();
-    println!(
-        "{cases} cases, {faults} faults, {} of {TEMPLATES} opcodes, {wrong} differences, {mistakes} of QEMU's mistakes",
-        TEMPLATES - missed
-    );
+    SETTINGS.iter().zip(&tallies).for_each(|(setting, tally)| tally.report(setting));
+    MISTAKES.iter().zip(mistakes).for_each(|(what, count)| println!("QEMU, {count} times: {what}"));
+    println!("{cases} cases, {wrong} differences");
     assert_eq!(wrong, 0);
 }
