@@ -338,6 +338,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`].
+    #[inline]
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         let Some(frame) = GuestFrame::of(slot) else {
@@ -359,13 +360,7 @@ impl GuestMemory {
     }
 
     /// Puts a zeroed host frame behind `gfn`, which lies in memory and has none.
-    ///
-    /// # Errors
-    /// [`Error::OutsideMemory`], [`Error::NoFrames`].
-    pub fn first_touch(&mut self, gfn: Gfn) -> Result<GuestFrame, Error> {
-        if gfn.0 >= self.directory.pages {
-            return Err(Error::OutsideMemory(gfn.gpa()));
-        }
+    fn first_touch(&mut self, gfn: Gfn) -> Result<GuestFrame, Error> {
         let frame = self.directory.frames.take_zeroed()?;
         self.counts.zeroed += 1;
         self.put(gfn, frame, self.directory.untouched)

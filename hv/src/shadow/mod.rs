@@ -275,10 +275,8 @@ impl ShadowMmu {
         }
         let rights = walk::by_last_entry(entry, reserved, paging, access, above)?;
         let gfn = Gpa(entry.address()).gfn();
-        let (frame, touched) = match memory.present(gfn) {
-            Some(frame) => (frame, Touched::Present),
-            None => (memory.first_touch(gfn).ok()?, Touched::Zeroed),
-        };
+        // A shared frame is not copied here: it takes no writes, and so the whole walk decides.
+        let (frame, touched) = memory.touch(gfn, Intent::Read).ok()?;
         if is_denied(frame, access.kind) || !self.tables.entry(here).is_empty() {
             return None;
         }

@@ -32,8 +32,12 @@ struct Setup {
 
 /// Guest tables at `TABLES`: one of each level, the last one empty.
 fn setup() -> Setup {
+    setup_in(|frames| GuestMemory::new(frames, MEMORY))
+}
+
+fn setup_in(memory: impl FnOnce(Frames) -> Result<GuestMemory, Error>) -> Setup {
     let arena = Arena::leak(64);
-    let mut memory = GuestMemory::new(arena.frames(), MEMORY).unwrap();
+    let mut memory = memory(arena.frames()).unwrap();
     for level in 0..3 {
         let entry = (TABLES + (level + 1) * 0x1000) | PRESENT | WRITABLE | USER | ACCESSED;
         memory.write(Gpa(TABLES + level * 0x1000), &entry.to_le_bytes()).unwrap();
@@ -153,6 +157,21 @@ fn reserved_bits_and_absent_tables_fault_as_the_manual_says() {
     // A 2 MiB page whose address is not a multiple of 2 MiB.
     s.memory.write(Gpa(TABLES + 0x2010), &(0x2000 | PRESENT | LARGE | ACCESSED).to_le_bytes()).unwrap();
     assert_eq!(s.fault(0x40_0000, READ).0, Outcome::Guest(PageFault { address: Gva(0x40_0000), code: reserved }));
+}
+
+/// The page before it is served quickly, and so would be this one.
+#[test]
+fn a_hole_in_memory_stays_outside_beside_a_page_that_is_there() {
+    const HOLE: u64 = 2 << 20;
+    let mut s = setup_in(|frames| GuestMemory::with_hole(frames, 3 * HOLE, Gpa(HOLE)..Gpa(2 * HOLE)));
+    let live = PRESENT | WRITABLE | ACCESSED | DIRTY;
+    s.map(0, live);
+    s.map(1, HOLE | live);
+    assert_eq!(s.fault(0, WRITE).0, Outcome::Filled);
+    for code in [READ, WRITE, PageFaultCode::FETCH] {
+        assert_eq!(s.fault(0x1008, code).0, Outcome::Outside(Gpa(HOLE + 8)), "{code:?}");
+        assert_eq!((s.shadow(0x1000), s.memory.present(Gpa(HOLE).gfn())), (None, None));
+    }
 }
 
 #[test]
