@@ -91,6 +91,8 @@ bugs! {
     LeavesStay,
     /// A leaf that hv removes for one frame is removed whatever it maps.
     LeavesAreNotCompared,
+    /// A leaf makes way for the next one of its frame though it still maps that.
+    LiveLeavesAreForgotten,
     /// Instruction bytes are read from the page that they were read from last, whatever became of its translation.
     FetchPageIsNotCompared,
     /// Shadow tables are found without regard to what the levels above allow.

@@ -451,14 +451,16 @@ impl GuestMemory {
     /// The slots of a chunk of memory, to be changed.
     #[inline]
     fn own_slots(&mut self, chunk: usize) -> Result<FrameRef<'_>, Error> {
-        if self.directory.chunks[chunk] & OWN == 0 {
-            self.own_chunk(chunk)?;
-        }
-        self.directory.slots(chunk).ok_or(Error::NoFrames)
+        let page = match self.directory.chunks[chunk] {
+            page if page & OWN != 0 => page,
+            _ => self.own_chunk(chunk)?,
+        };
+        // SAFETY: a chunk of this directory's own is a frame that it keeps until `release`.
+        Ok(unsafe { self.directory.frames.view(Hpa(page & ADDRESS)) })
     }
 
     #[cold]
-    fn own_chunk(&mut self, chunk: usize) -> Result<(), Error> {
+    fn own_chunk(&mut self, chunk: usize) -> Result<Chunk, Error> {
         let page = self.directory.frames.take()?;
         match self.directory.slots(chunk) {
             Some(below) => {
@@ -470,8 +472,9 @@ impl GuestMemory {
                 self.counts.zeroed += 1;
             }
         }
-        self.directory.chunks[chunk] = page.into_hpa().0 | OWN;
-        Ok(())
+        let page = page.into_hpa().0 | OWN;
+        self.directory.chunks[chunk] = page;
+        Ok(page)
     }
 }
 

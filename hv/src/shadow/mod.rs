@@ -88,6 +88,23 @@ impl Region {
     /// No region: its number is no address's.
     const NONE: Self =
         Self { number: u64::MAX, source: Pages::Table(Gpa(0)), above: Rights::empty(), shadow: 0, reached: Reached::Otherwise };
+
+    /// The guest's last-level entry for `address`, and the bits that must be clear in it; `None` where the address lies elsewhere, or one entry does not tell.
+    #[inline(always)]
+    fn entry(&self, memory: &GuestMemory, paging: &Paging, address: Gva) -> Option<(Entry, u64)> {
+        if self.number != address.0 / span(2) {
+            return None;
+        }
+        let index = index(address, 1);
+        match self.source {
+            Pages::Table(start) => {
+                let raw = memory.load(Gpa(start.0 + index as u64 * 8))?;
+                Some((Entry::from_bits_retain(raw), paging.reserved()))
+            }
+            Pages::Large(entry, first) => Some((piece_of_large(entry, first, index), 0)),
+            Pages::HalfTable => None,
+        }
+    }
 }
 
 /// A page that leads outside of memory, as a TLB would know it: until the guest flushes.
@@ -249,31 +266,20 @@ impl ShadowMmu {
         }
         match walk::absent(memory, paging, address, access) {
             Some(fault) => Ok((Outcome::Guest(fault), FlushDuty::None)),
-            None => self.fill_any(memory, paging, address, access),
+            None => self.serve_other(memory, paging, address, access),
         }
     }
 
     /// Serves the common faults: `address` lies in the region that was filled last, and either the guest's last-level entry is not present, or nothing has to be
     /// set in it and no entry of the shadow has to go. `None` where that does not hold; nothing has changed then that the guest could see.
-    #[inline]
+    #[inline(always)]
     fn serve_recent(&mut self, memory: &mut GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<Outcome> {
-        let Region { number, source, above, shadow, .. } = self.recent;
-        if number != address.0 / span(2) {
-            return None;
-        }
-        let here = Leaf { table: shadow, entry: index(address, 1) as u32 };
-        let (entry, reserved) = match source {
-            Pages::Table(start) => {
-                let raw = memory.load(Gpa(start.0 + u64::from(here.entry) * 8))?;
-                (Entry::from_bits_retain(raw), paging.reserved())
-            }
-            Pages::Large(entry, first) => (piece_of_large(entry, first, here.entry as usize), 0),
-            Pages::HalfTable => return None,
-        };
+        let (entry, reserved) = self.recent.entry(memory, paging, address)?;
+        let here = Leaf { table: self.recent.shadow, entry: index(address, 1) as u32 };
         if !entry.contains(Entry::PRESENT) {
             return Some(Outcome::Guest(walk::owed(address, walk::ABSENT, access, paging)));
         }
-        let rights = walk::by_last_entry(entry, reserved, paging, access, above)?;
+        let rights = walk::by_last_entry(entry, reserved, paging, access, self.recent.above)?;
         let gfn = Gpa(entry.address()).gfn();
         // A shared frame is not copied here: it takes no writes, and so the whole walk decides.
         let (frame, touched) = memory.touch(gfn, Intent::Read).ok()?;
@@ -291,6 +297,31 @@ impl ShadowMmu {
             self.prefetch(memory, paging, here, gfn);
         }
         Some(Outcome::Filled)
+    }
+
+    /// Serves a fault as [`ShadowMmu::serve_recent`] does whose frame was mapped elsewhere before: the leaf there is gone, and makes way.
+    fn serve_recycled(&mut self, memory: &mut GuestMemory, paging: &Paging, address: Gva, access: Access) -> Option<Outcome> {
+        let (entry, _) = self.recent.entry(memory, paging, address)?;
+        let gfn = Gpa(entry.address()).gfn();
+        let frame = memory.present(gfn)?;
+        let tables = &self.tables;
+        let is_free = self.reverse.free(gfn, |other| tables.maps(other, frame.hpa()));
+        if is_free { self.serve_recent(memory, paging, address, access) } else { None }
+    }
+
+    /// Serves what is not common.
+    #[inline(never)]
+    fn serve_other(
+        &mut self,
+        memory: &mut GuestMemory,
+        paging: &Paging,
+        address: Gva,
+        access: Access,
+    ) -> Result<(Outcome, FlushDuty), Error> {
+        match self.serve_recycled(memory, paging, address, access) {
+            Some(outcome) => Ok((outcome, FlushDuty::None)),
+            None => self.fill_any(memory, paging, address, access),
+        }
     }
 
     /// Serves any fault, by a walk of the guest's tables, as [`ShadowMmu::fault`] does what is not common. What hv accesses for the guest comes here at once.
@@ -416,7 +447,8 @@ impl ShadowMmu {
         intent: Intent,
         address: Gva,
     ) -> Result<FlushDuty, Error> {
-        let (mut holds, surplus) = self.reverse.add(gfn, at)?;
+        let tables = &self.tables;
+        let (mut holds, surplus) = self.reverse.add(gfn, frame.hpa(), at, |other, hpa| tables.maps(other, hpa))?;
         if holds == Holds::Table && intent == Intent::Write {
             self.make_unsync(gfn)?;
             holds = Holds::Data;
@@ -444,7 +476,7 @@ impl ShadowMmu {
 
     #[cold]
     fn remove_surplus(&mut self, leaf: Leaf, hpa: Hpa) -> FlushDuty {
-        if self.tables.mapping(leaf, hpa).is_none() {
+        if !self.tables.maps(leaf, hpa) {
             return FlushDuty::None;
         }
         self.tables.store(leaf, Entry::empty());
@@ -454,7 +486,7 @@ impl ShadowMmu {
 
     /// Removes the leaves of a frame that was copied. `here` is about to map the copy: if it alone mapped the old one, flushing its address is enough.
     fn replace(&mut self, gfn: Gfn, old: Hpa, here: Leaf, address: Gva) -> FlushDuty {
-        let is_here = self.tables.mapping(here, old).is_some();
+        let is_here = self.tables.maps(here, old);
         match self.remove_leaves(gfn, old) {
             _ if planted(Bug::ReplaceOwesNothing) => FlushDuty::None,
             0 => FlushDuty::None,
@@ -468,7 +500,7 @@ impl ShadowMmu {
         let mut removed = 0;
         let tables = &self.tables;
         self.reverse.for_each(gfn, |leaf| {
-            if tables.mapping(leaf, hpa).is_some() && !planted(Bug::LeavesStay) {
+            if tables.maps(leaf, hpa) && !planted(Bug::LeavesStay) {
                 tables.store(leaf, Entry::empty());
                 removed += 1;
             }
@@ -508,6 +540,7 @@ impl ShadowMmu {
                 self.quarantine.push(table.frame);
             }
         }
+        self.reverse.forget_lists();
         self.root = 0;
         self.unsync.clear();
         self.forget_recent();

@@ -1,12 +1,14 @@
 //! The reverse map: which shadow leaves may map a guest frame, and which guest frames hold page tables.
 //!
-//! A leaf is recorded when it is filled and never struck out: whoever uses the list compares the leaf with the frame first. So the list can
-//! be too long, never too short.
+//! A leaf is recorded when it is filled, and not struck out when it goes: whoever uses the map compares the leaf with the frame first. So what is recorded
+//! can be too much, never too little. What no longer holds makes way for what does: when a frame gets another leaf, and when there are twice as many lists as
+//! were found in use the last time that all were looked through.
 
 use crate::{
-    addr::Gfn,
+    addr::{Gfn, Hpa},
     error::Error,
     mem::{Frames, Page},
+    plant::{Bug, planted},
 };
 use alloc::vec::Vec;
 
@@ -30,6 +32,12 @@ impl Leaf {
         ((self.table << 9) + self.entry) as u64
     }
 
+    /// The payload, with its flag, of a frame that has this leaf alone.
+    #[inline]
+    const fn alone(self) -> Word {
+        self.pack() << PAYLOAD | ONE
+    }
+
     const fn unpack(raw: u64) -> Self {
         Self { table: (raw >> 9) as u32, entry: (raw & 511) as u32 }
     }
@@ -45,11 +53,24 @@ const ONE: Word = 2;
 const MANY: Word = 4;
 const PAYLOAD: u32 = 3;
 
+/// So few lists are not worth looking through.
+const FEW_LISTS: usize = 64;
+
+/// The leaves of a frame that has several.
+struct List {
+    gfn: Gfn,
+    /// Where the frame lay when the last one was added: leaves that lead elsewhere are none of it.
+    hpa: Hpa,
+    leaves: Vec<Leaf>,
+}
+
 /// The reverse map of one VM.
 pub struct ReverseMap {
     frames: Frames,
     chunks: Vec<Option<Page<[Word; CHUNK]>>>,
-    lists: Vec<Vec<Leaf>>,
+    lists: Vec<List>,
+    /// With so many lists, those that are not needed go.
+    lists_to_sort_out: usize,
     pages: u64,
 }
 
@@ -63,7 +84,7 @@ impl ReverseMap {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize_with(count, || None);
-        Ok(Self { frames, chunks, lists: Vec::new(), pages: 0 })
+        Ok(Self { frames, chunks, lists: Vec::new(), lists_to_sort_out: FEW_LISTS, pages: 0 })
     }
 
     #[inline]
@@ -109,16 +130,23 @@ impl ReverseMap {
         }
     }
 
-    /// Records that `leaf` maps `gfn`. Tells what the frame holds, and which leaf must be removed because the frame has too many.
+    /// Records that `leaf` maps `gfn`, which lies at `hpa`. Tells what the frame holds, and which leaf must be removed because the frame has too many.
+    /// `lives` tells whether a leaf maps a host frame now: others are forgotten.
     ///
     /// # Errors
     /// [`Error::OutsideMemory`], [`Error::NoFrames`], [`Error::NoHeap`].
     #[inline]
-    pub fn add(&mut self, gfn: Gfn, leaf: Leaf) -> Result<(Holds, Option<Leaf>), Error> {
+    pub fn add(
+        &mut self,
+        gfn: Gfn,
+        hpa: Hpa,
+        leaf: Leaf,
+        lives: impl Fn(Leaf, Hpa) -> bool,
+    ) -> Result<(Holds, Option<Leaf>), Error> {
         let word = self.word_mut(gfn)?;
         match add_alone(word, leaf) {
             Some(holds) => Ok((holds, None)),
-            None => Ok((Holds::of(*word), self.add_to_list(gfn, leaf)?)),
+            None => Ok((Holds::of(*word), self.add_another(gfn, hpa, leaf, lives)?)),
         }
     }
 
@@ -129,26 +157,99 @@ impl ReverseMap {
     }
 
     #[cold]
-    fn add_to_list(&mut self, gfn: Gfn, leaf: Leaf) -> Result<Option<Leaf>, Error> {
+    fn add_another(&mut self, gfn: Gfn, hpa: Hpa, leaf: Leaf, lives: impl Fn(Leaf, Hpa) -> bool) -> Result<Option<Leaf>, Error> {
         let word = *self.word_mut(gfn)?;
         if word & ONE != 0 {
-            let mut list = Vec::new();
-            list.try_reserve_exact(2).map_err(|_| Error::NoHeap)?;
-            list.extend([Leaf::unpack(word >> PAYLOAD), leaf]);
-            self.lists.try_reserve(1).map_err(|_| Error::NoHeap)?;
-            self.lists.push(list);
-            let index = self.lists.len() as u64 - 1;
-            *self.word_mut(gfn)? = word & TABLE | index << PAYLOAD | MANY;
+            if self.free(gfn, |other| lives(other, hpa)) {
+                self.name(gfn, leaf.alone());
+            } else {
+                self.make_list(gfn, hpa, [Leaf::unpack(word >> PAYLOAD), leaf], lives)?;
+            }
             return Ok(None);
         }
-        let list = &mut self.lists[(word >> PAYLOAD) as usize];
-        if list.contains(&leaf) {
+        let index = (word >> PAYLOAD) as usize;
+        let list = &mut self.lists[index];
+        list.hpa = hpa;
+        if list.leaves.contains(&leaf) {
             return Ok(None);
         }
-        let surplus = if list.len() == MAX_LEAVES { Some(list.remove(0)) } else { None };
-        list.try_reserve(1).map_err(|_| Error::NoHeap)?;
-        list.push(leaf);
+        list.leaves.retain(|other| lives(*other, hpa));
+        let surplus = if list.leaves.len() == MAX_LEAVES { Some(list.leaves.remove(0)) } else { None };
+        list.leaves.try_reserve(1).map_err(|_| Error::NoHeap)?;
+        list.leaves.push(leaf);
+        self.settle(index);
         Ok(surplus)
+    }
+
+    /// Forgets the only leaf of a frame if it no longer lives; tells whether the frame has none now.
+    pub fn free(&mut self, gfn: Gfn, lives: impl FnOnce(Leaf) -> bool) -> bool {
+        let word = self.word(gfn);
+        let is_free = word & ONE != 0 && (!lives(Leaf::unpack(word >> PAYLOAD)) || planted(Bug::LiveLeavesAreForgotten));
+        if is_free {
+            self.name(gfn, 0);
+        }
+        is_free
+    }
+
+    fn make_list(&mut self, gfn: Gfn, hpa: Hpa, two: [Leaf; 2], lives: impl Fn(Leaf, Hpa) -> bool) -> Result<(), Error> {
+        if self.lists.len() >= self.lists_to_sort_out {
+            self.sort_out(lives);
+        }
+        let mut leaves = Vec::new();
+        leaves.try_reserve_exact(two.len()).map_err(|_| Error::NoHeap)?;
+        leaves.extend(two);
+        self.lists.try_reserve(1).map_err(|_| Error::NoHeap)?;
+        self.lists.push(List { gfn, hpa, leaves });
+        self.name(gfn, (self.lists.len() as u64 - 1) << PAYLOAD | MANY);
+        Ok(())
+    }
+
+    /// Forgets what no longer lives in all lists.
+    fn sort_out(&mut self, lives: impl Fn(Leaf, Hpa) -> bool) {
+        for index in (0..self.lists.len()).rev() {
+            let List { hpa, leaves, .. } = &mut self.lists[index];
+            leaves.retain(|leaf| lives(*leaf, *hpa));
+            leaves.shrink_to_fit();
+            self.settle(index);
+        }
+        self.lists_to_sort_out = FEW_LISTS.max(2 * self.lists.len());
+    }
+
+    /// Does without the list with that index if its frame needs none.
+    fn settle(&mut self, index: usize) {
+        let List { gfn, leaves, .. } = &self.lists[index];
+        let payload = match leaves[..] {
+            [] => 0,
+            [leaf] => leaf.alone(),
+            _ => return,
+        };
+        self.name(*gfn, payload);
+        self.lists.swap_remove(index);
+        if let Some(moved) = self.lists.get(index) {
+            self.name(moved.gfn, (index as u64) << PAYLOAD | MANY);
+        }
+    }
+
+    /// Replaces what is known of a frame's leaves.
+    fn name(&mut self, gfn: Gfn, payload: Word) {
+        if let Some(Some(chunk)) = self.chunks.get_mut(gfn.chunk()) {
+            let word = &mut chunk[gfn.place()];
+            *word = *word & TABLE | payload;
+        }
+    }
+
+    /// Forgets all lists: there are no leaves any more.
+    pub fn forget_lists(&mut self) {
+        while let Some(List { gfn, .. }) = self.lists.pop() {
+            self.name(gfn, 0);
+        }
+        self.lists_to_sort_out = FEW_LISTS;
+    }
+
+    /// How many frames have a list of leaves.
+    #[cfg(test)]
+    pub const fn lists(&self) -> usize {
+        self.lists.len()
     }
 
     /// Calls `visit` with every leaf that may map `gfn`.
@@ -157,7 +258,7 @@ impl ReverseMap {
         if word & ONE != 0 {
             visit(Leaf::unpack(word >> PAYLOAD));
         } else if word & MANY != 0 {
-            self.lists[(word >> PAYLOAD) as usize].iter().copied().for_each(visit);
+            self.lists[(word >> PAYLOAD) as usize].leaves.iter().copied().for_each(visit);
         }
     }
 }
@@ -176,7 +277,7 @@ impl LeafChunk<'_> {
 /// Puts `leaf` into a word that has none, or has it already.
 #[inline]
 fn add_alone(word: &mut Word, leaf: Leaf) -> Option<Holds> {
-    let (alone, now) = (leaf.pack() << PAYLOAD | ONE, *word);
+    let (alone, now) = (leaf.alone(), *word);
     if now & !TABLE != 0 && now & !TABLE != alone {
         return None;
     }
@@ -203,6 +304,17 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::mem::arena::Arena;
+    use std::collections::BTreeSet;
+
+    const AT: Hpa = Hpa(0x5000);
+
+    fn map() -> ReverseMap {
+        ReverseMap::new(Arena::leak(4).frames(), 4 << 20).unwrap()
+    }
+
+    fn leaf(entry: usize) -> Leaf {
+        Leaf { table: 1, entry: entry as u32 }
+    }
 
     fn leaves(map: &ReverseMap, gfn: Gfn) -> Vec<Leaf> {
         let mut all = Vec::new();
@@ -210,17 +322,21 @@ mod tests {
         all
     }
 
+    const fn all_live(_: Leaf, _: Hpa) -> bool {
+        true
+    }
+
     #[test]
     fn leaves_are_kept_beside_the_table_flag_without_doubles() {
-        let mut map = ReverseMap::new(Arena::leak(4).frames(), 4 << 20).unwrap();
+        let mut map = map();
         let (gfn, a, b) = (Gfn(600), Leaf { table: 3, entry: 511 }, Leaf { table: 16000, entry: 0 });
         assert_eq!(leaves(&map, gfn), []);
-        map.add(gfn, a).unwrap();
+        map.add(gfn, AT, a, all_live).unwrap();
         map.set_table(gfn).unwrap();
-        map.add(gfn, a).unwrap();
+        map.add(gfn, AT, a, all_live).unwrap();
         assert_eq!(leaves(&map, gfn), [a]);
-        map.add(gfn, b).unwrap();
-        map.add(gfn, a).unwrap();
+        map.add(gfn, AT, b, all_live).unwrap();
+        map.add(gfn, AT, a, all_live).unwrap();
         assert_eq!(leaves(&map, gfn), [a, b]);
         assert!(map.is_table(gfn) && !map.is_table(Gfn(601)));
         map.clear_table(gfn);
@@ -230,14 +346,58 @@ mod tests {
 
     #[test]
     fn a_surplus_leaf_is_handed_out_oldest_first() {
-        let mut map = ReverseMap::new(Arena::leak(4).frames(), 4 << 20).unwrap();
-        let leaf = |i: usize| Leaf { table: 1, entry: i as u32 };
+        let mut map = map();
         for i in 0..MAX_LEAVES {
-            assert_eq!(map.add(Gfn(0), leaf(i)), Ok((Holds::Data, None)));
+            assert_eq!(map.add(Gfn(0), AT, leaf(i), all_live), Ok((Holds::Data, None)));
         }
-        assert_eq!(map.add(Gfn(0), leaf(100)), Ok((Holds::Data, Some(leaf(0)))));
+        assert_eq!(map.add(Gfn(0), AT, leaf(100), all_live), Ok((Holds::Data, Some(leaf(0)))));
         assert_eq!(map.chunk(Gfn(0)).unwrap().try_add(0, leaf(101)), None, "a list is not for prefetching");
         assert_eq!(leaves(&map, Gfn(0)).len(), MAX_LEAVES);
-        assert_eq!(map.add(Gfn(1024), leaf(0)), Err(Error::OutsideMemory(Gfn(1024).gpa())));
+        assert_eq!(map.add(Gfn(1024), AT, leaf(0), all_live), Err(Error::OutsideMemory(Gfn(1024).gpa())));
+    }
+
+    #[test]
+    fn a_leaf_that_is_gone_makes_way_for_the_next() {
+        let mut map = map();
+        map.set_table(Gfn(0)).unwrap();
+        for round in 0..100 {
+            let added = map.add(Gfn(0), AT, leaf(round), |other, _| other == leaf(round));
+            assert_eq!((added, leaves(&map, Gfn(0))), (Ok((Holds::Table, None)), [leaf(round)].to_vec()));
+        }
+        assert!(!map.free(Gfn(0), |_| true) && map.chunk(Gfn(0)).unwrap().try_add(0, leaf(50)).is_none());
+        assert!(map.free(Gfn(0), |_| false));
+        assert_eq!(map.chunk(Gfn(0)).unwrap().try_add(0, leaf(99)), Some(Holds::Table));
+        map.add(Gfn(0), AT, leaf(200), all_live).unwrap();
+        assert_eq!(leaves(&map, Gfn(0)), [leaf(99), leaf(200)]);
+        map.add(Gfn(0), AT, leaf(201), |_, _| false).unwrap();
+        assert_eq!((leaves(&map, Gfn(0)), map.lists.len()), ([leaf(201)].to_vec(), 0), "no list for one leaf");
+        assert!(map.is_table(Gfn(0)));
+    }
+
+    /// Frames get two leaves each, and lose them again, over and over.
+    #[test]
+    fn lists_are_as_many_as_live_leaves_need() {
+        const AT_ONCE: usize = 200;
+        let mut map = map();
+        let mut live: BTreeSet<(u64, u32)> = BTreeSet::new();
+        let at = |gfn: u64| Hpa(gfn << 12);
+        for round in 0..20_000u64 {
+            let gfn = round * 7 % 1024;
+            for which in 0..2 {
+                let leaf = Leaf { table: 1 + (round % 5) as u32, entry: 2 * (gfn as u32 & 255) + which };
+                live.insert((at(gfn).0, (leaf.pack()) as u32));
+                map.add(Gfn(gfn), at(gfn), leaf, |leaf, hpa| live.contains(&(hpa.0, leaf.pack() as u32))).unwrap();
+                assert!(leaves(&map, Gfn(gfn)).contains(&leaf), "round {round}");
+            }
+            while live.len() > 2 * AT_ONCE {
+                live.pop_first();
+            }
+            assert!(map.lists.len() <= 2 * AT_ONCE.max(FEW_LISTS) + 1, "{} lists in round {round}", map.lists.len());
+        }
+        for &(hpa, packed) in &live {
+            assert!(leaves(&map, Gfn(hpa >> 12)).contains(&Leaf::unpack(packed.into())), "a leaf that lives was forgotten");
+        }
+        map.forget_lists();
+        assert!(map.lists.is_empty() && (0..1024).all(|gfn| leaves(&map, Gfn(gfn)).len() <= 1));
     }
 }

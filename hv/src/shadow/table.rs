@@ -242,6 +242,11 @@ impl Tables {
         (entry.contains(Entry::PRESENT) && maps).then_some(entry)
     }
 
+    /// Whether `leaf` is a last-level entry that maps the host frame `hpa`.
+    pub fn maps(&self, leaf: Leaf, hpa: Hpa) -> bool {
+        self.mapping(leaf, hpa).is_some()
+    }
+
     /// The linear address that a table's first entry is reached by from `root`; `None` when there may be several.
     pub fn base(&self, index: u32, root: u32) -> Option<Gva> {
         let (mut at, mut base) = (index, 0);

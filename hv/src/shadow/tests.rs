@@ -395,6 +395,30 @@ fn a_frame_has_at_most_so_many_leaves() {
     assert_eq!(flushes, aliases - rmap::MAX_LEAVES as u64, "every leaf that goes is flushed");
 }
 
+/// A guest that maps its frames here and there, as any kernel with a heap does.
+#[test]
+fn recycled_frames_are_served_quickly_and_cost_nothing_for_good() {
+    const PAGES: u64 = 30;
+    const FRAMES: u64 = 37;
+    let live = PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let mut s = setup();
+    s.map(0x103, (TABLES + 0x3000) | live);
+    s.access(0x10_3000, READ);
+    s.guest_writes_table(0, 0x20_0000 | live);
+    s.access(0, WRITE);
+    for round in 1..5000 {
+        let (page, frame) = (round % PAGES, 0x20_0000 + ((round * 7 % FRAMES) << 12));
+        s.map(page, frame | live);
+        let _duty = s.mmu.invalidate(Gva(page << 12));
+        let (mmu, memory) = (&mut s.mmu, &mut s.memory);
+        let mut serve = |by: fn(&mut _, &mut _, &_, _, _) -> _| by(mmu, memory, &PAGING, Gva(page << 12), access(WRITE));
+        let served = serve(ShadowMmu::serve_recent).or_else(|| serve(ShadowMmu::serve_recycled));
+        assert_eq!(served, Some(Outcome::Filled), "round {round}");
+        assert_eq!(s.shadow(page << 12).map(|leaf| Hpa(leaf.address())), s.memory.present(Gpa(frame).gfn()).map(GuestFrame::hpa));
+    }
+    assert_eq!(s.mmu.reverse.lists(), 0, "no frame ever had two leaves");
+}
+
 #[test]
 fn tables_stay_in_quarantine_until_discharged() {
     let mut s = setup();
