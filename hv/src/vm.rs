@@ -181,7 +181,7 @@ impl Vm {
             let at = start.wrapping_add(written as u64);
             let count = (bytes.len() - written).min(PAGE_SIZE - at.page_offset());
             let (_, touched) = self.memory.touch_by_host(at.gfn())?;
-            self.vcpu.owe(self.mmu.written(at.gfn(), touched)?);
+            self.vcpu.owe(self.mmu.written(at.gfn(), touched));
             self.memory.write(at, &bytes[written..written + count])?;
             written += count;
         }

@@ -250,10 +250,8 @@ impl Machine for Guest<'_> {
 
     fn store(&mut self, at: Gpa, from: &[u8]) {
         // `translate` has readied the frame, so that nothing here can fail; what hv writes, its shadow tables must hear of.
-        if let Ok((_, touched)) = self.memory.touch_by_host(at.gfn())
-            && let Ok(duty) = self.mmu.written(at.gfn(), touched)
-        {
-            self.vcpu.owe(duty);
+        if let Ok((_, touched)) = self.memory.touch_by_host(at.gfn()) {
+            self.vcpu.owe(self.mmu.written(at.gfn(), touched));
             let _there = self.memory.write(at, from);
         }
     }

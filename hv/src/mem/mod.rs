@@ -4,6 +4,8 @@
 pub mod arena;
 mod frame;
 mod guest;
+#[cfg(test)]
+pub mod heap;
 
 pub use frame::{Frame, FrameRef, Frames, Page};
 pub use guest::{Base, FrameChunk, GuestFrame, GuestMemory, HostRights, Intent, MAX_BYTES, PageCounts, Touched};

@@ -450,7 +450,7 @@ impl ShadowMmu {
         let tables = &self.tables;
         let (mut holds, surplus) = self.reverse.add(gfn, frame.hpa(), at, |other, hpa| tables.maps(other, hpa))?;
         if holds == Holds::Table && intent == Intent::Write {
-            self.make_unsync(gfn)?;
+            self.make_unsync(gfn);
             holds = Holds::Data;
         }
         let entry = leaf::make(frame, leaf::flags(rights), holds);

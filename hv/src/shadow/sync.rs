@@ -132,15 +132,12 @@ impl ShadowMmu {
     }
 
     /// Says that hv itself changed the content of a guest frame, after `memory` told what it had to do for that.
-    ///
-    /// # Errors
-    /// [`Error::NoHeap`].
-    pub fn written(&mut self, gfn: Gfn, touched: Touched) -> Result<FlushDuty, Error> {
+    pub fn written(&mut self, gfn: Gfn, touched: Touched) -> FlushDuty {
         if self.reverse.is_table(gfn) {
-            self.make_unsync(gfn)?;
+            self.make_unsync(gfn);
         }
         let duty = self.copied(gfn, touched);
-        Ok(if planted(Bug::HostWriteOwesNothing) { FlushDuty::None } else { duty })
+        if planted(Bug::HostWriteOwesNothing) { FlushDuty::None } else { duty }
     }
 
     /// Says that a guest frame was moved to another host frame, if it was.
@@ -159,6 +156,7 @@ impl ShadowMmu {
 
     #[cold]
     fn bring_in_step(&mut self, memory: &GuestMemory, table: u32) -> Result<FlushDuty, Error> {
+        self.reserve_unsync()?;
         let gfn = self.tables.get(table).key.gfn;
         let duty = match self.protect(memory, gfn) {
             // Absent memory never changes.
@@ -189,27 +187,23 @@ impl ShadowMmu {
         Ok(if planted(Bug::ProtectOwesNothing) { FlushDuty::None } else { duty })
     }
 
+    /// Makes room for every table to become unsync, so that this cannot fail when it has to be: nothing is in step for which there is none.
+    fn reserve_unsync(&mut self) -> Result<(), Error> {
+        self.unsync.try_reserve(self.tables.count() - self.unsync.len()).map_err(|_| Error::NoHeap)
+    }
+
     /// The guest writes to a frame that holds tables: they keep what they have, and the frame may be written from now on.
     #[cold]
-    pub(super) fn make_unsync(&mut self, gfn: Gfn) -> Result<(), Error> {
+    pub(super) fn make_unsync(&mut self, gfn: Gfn) {
         let Self { tables, unsync, .. } = self;
-        let mut full = false;
         tables.for_each_of(gfn, |index, table| {
             if table.state == State::InStep && table.key.is_guest_table() {
-                match unsync.try_reserve(1) {
-                    Ok(()) => {
-                        table.state = State::Unsync;
-                        unsync.push(index);
-                    }
-                    Err(_) => full = true,
-                }
+                debug_assert!(unsync.len() < unsync.capacity(), "room was made when the table came in step");
+                table.state = State::Unsync;
+                unsync.push(index);
             }
         });
-        if full {
-            return Err(Error::NoHeap);
-        }
         self.reverse.clear_table(gfn);
-        Ok(())
     }
 
     /// Empties every table that the guest may have changed.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    mem::{HostRights, Page, arena::Arena},
+    mem::{HostRights, Page, arena::Arena, heap::with_allocations},
     x86::PageFaultCode,
 };
 
@@ -417,6 +417,52 @@ fn recycled_frames_are_served_quickly_and_cost_nothing_for_good() {
         assert_eq!(s.shadow(page << 12).map(|leaf| Hpa(leaf.address())), s.memory.present(Gpa(frame).gfn()).map(GuestFrame::hpa));
     }
     assert_eq!(s.mmu.reverse.lists(), 0, "no frame ever had two leaves");
+}
+
+/// What becomes of tables that are in step when something is written to them.
+#[test]
+fn a_full_heap_keeps_nobody_from_hearing_of_writes_to_tables() {
+    let live = PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let mut s = setup();
+    s.map(5, 0x5000 | live);
+    s.access(0x5000, READ);
+    let table = Gpa(TABLES + 0x3000).gfn();
+    let (_, touched) = s.memory.touch_by_host(table).unwrap();
+    assert_eq!(with_allocations(0, || s.mmu.written(table, touched)), FlushDuty::None);
+    s.map(5, 0x7000 | live);
+    assert_eq!(s.mmu.invalidate(Gva(0x5000)), FlushDuty::Address(Gva(0x5000)), "the write was heard of");
+    s.access(0x5000, READ);
+    assert_eq!(s.shadow(0x5000).map(|leaf| Hpa(leaf.address())), s.memory.present(Gfn(7)).map(GuestFrame::hpa));
+}
+
+/// Aliases, a table that maps itself and is written, and a region more, on a heap that fails at the first allocation, the second, and so on.
+#[test]
+fn a_full_heap_is_an_error_and_nothing_is_wrong_afterwards() {
+    let live = PRESENT | WRITABLE | ACCESSED | DIRTY;
+    let mut refusals = 0;
+    for granted in 0.. {
+        let mut s = setup();
+        s.memory.write(Gpa(TABLES + 0x2008), &((TABLES + 0x3000) | PRESENT | WRITABLE | ACCESSED).to_le_bytes()).unwrap();
+        (5..8).for_each(|page| s.map(page, 0x5000 | live));
+        s.map(0x103, (TABLES + 0x3000) | live);
+        let faults = [(0x5000, WRITE), (0x6000, READ), (0x7000, READ), (0x10_3000, READ), (0x10_3000, WRITE), (0x20_6000, WRITE)];
+        let refused = with_allocations(granted, || {
+            faults.map(|(address, code)| s.mmu.fault(&mut s.memory, &PAGING, Gva(address), access(code)).err())
+        });
+        refusals += refused.iter().flatten().count();
+        assert!(refused.iter().flatten().all(|error| *error == Error::NoHeap), "{refused:?}");
+        for (address, code) in faults {
+            assert_eq!(s.fault(address, code).0, Outcome::Filled, "{address:#x}, {granted} allocations");
+        }
+        let (own, table) = (s.shadow(0x5000), s.shadow(0x10_3000));
+        assert_eq!(own.map(|leaf| Hpa(leaf.address())), s.memory.present(Gfn(5)).map(GuestFrame::hpa));
+        let in_step = s.mmu.reverse.is_table(Gpa(TABLES + 0x3000).gfn());
+        assert!(!in_step || table.is_none_or(|leaf| !leaf.contains(Entry::WRITABLE)), "{granted} allocations: {table:?}");
+        if refused == [None; 6] {
+            break;
+        }
+    }
+    assert!(refusals >= 5, "tables, their index, room for those that are not in step, a list: {refusals}");
 }
 
 #[test]
