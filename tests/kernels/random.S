@@ -16,6 +16,7 @@
 #define PAE_TABLE 0x14000
 #define PML4 0x15000
 #define PDPT 0x16000
+#define SUPERVISORS 0x20000
 #define USER_FLAGS 0x3202
 /* Modes. */
 #define REAL 0
@@ -150,6 +151,7 @@ two_level:
     cmp $VIRTUAL, %al
     je virtual
 user:
+    mov SUPERVISORS, %ecx
     push $0x33
     push $STACK
     push $(USER_FLAGS + 0x40000)
@@ -161,6 +163,7 @@ user:
     call load32
     iret
 virtual:
+    mov SUPERVISORS, %ecx
     push $0
     push $0
     push $0
@@ -234,9 +237,9 @@ tables:
     add $8, %esi
     add $0x1000, %eax
     loop 1b
-    /* One page is the supervisor's. */
-    movl $0x20003, TABLE + 0x80
-    movl $0x20003, PAE_TABLE + 0x100
+    /* One page is the supervisor's. It is read before a user begins, so that the user is kept from it by its rights. */
+    movl $(SUPERVISORS + 3), TABLE + 0x80
+    movl $(SUPERVISORS + 3), PAE_TABLE + 0x100
     movl $(PAE_DIRECTORY + 1), POINTERS
     movl $(PAE_TABLE + 7), PAE_DIRECTORY
     movl $0x87, PAE_DIRECTORY + 8
@@ -260,7 +263,8 @@ long_mode:
     call load64
     push $CODE
     ret
-1:  push $0x33
+1:  mov SUPERVISORS, %ecx
+    push $0x33
     push $STACK
     push $(USER_FLAGS + 0x40000)
     push $0x5b

@@ -26,7 +26,7 @@ const MEMORY: u64 = 4 << 20;
 /// Kinds of exits, by how their names in the trace begin. These cannot be taken under QEMU 7.2, which does not know the intercept, or never raises the event:
 /// RDTSCP, ICEBP, INVD (which it takes for WBINVD), XSETBV (undefined without CR4.OSXSAVE, which guests are not offered), RDPRU, task switches, FERR freezes,
 /// #DF (which goes on to shutdown), #AC, #MC, SMI, INIT. NMIs come from the host, which has none for a guest. RDTSC, PUSHF and the like are not intercepted.
-const KINDS: [&str; 34] = [
+const KINDS: [&str; 36] = [
     "CR read",
     "CR write",
     "DR read",
@@ -37,12 +37,14 @@ const KINDS: [&str; 34] = [
     "page fault, fetch, absent",
     "page fault, read, rights",
     "page fault, write, rights",
+    "page fault, fetch, rights",
     "INTR",
     "VINTR",
     "RDPMC",
     "CPUID",
     "RSM",
     "HLT",
+    "IRET",
     "INVLPGA",
     "INVLPG",
     "IN from port",
@@ -188,6 +190,8 @@ const PARAMETERS: usize = 0x8400 - 0x7c00;
 const CODE: usize = 0x9000 - 0x7c00;
 const CODE_BYTES: usize = 0x800;
 const MODES: u64 = 11;
+/// The page that only the supervisor may use.
+const SUPERVISORS_PAGE: u64 = 0x2_0000;
 /// Addresses that mean something: vectors, descriptor tables, TSS, code, page tables, the end of memory, what lies behind it, the APIC, the end of each half.
 const ADDRESSES: [u64; 25] = [
     0,
@@ -207,7 +211,7 @@ const ADDRESSES: [u64; 25] = [
     0x1_4000,
     0x1_5000,
     0x1_6000,
-    0x2_0000,
+    SUPERVISORS_PAGE,
     0x20_0000,
     0x3f_fffe,
     0x40_0000,
@@ -336,19 +340,21 @@ impl Generator {
             12..=14 => self.control_register(),
             15 | 16 => self.debug_register(),
             17..=19 => self.exiting(),
-            20 | 21 => self.svm(),
-            22 | 23 => self.system(),
-            24 => self.segments(),
-            25 => self.doorbell(),
-            26 | 27 => self.interrupts(),
-            28 => self.string(),
-            29 => self.jump(),
+            20..=22 => self.svm(),
+            23 | 24 => self.system(),
+            25 => self.segments(),
+            26 => self.doorbell(),
+            27 | 28 => self.interrupts(),
+            29 => self.string(),
+            30 => self.jump(),
             _ => self.arithmetic(),
         }
     }
 
     fn memory_access(&mut self) {
-        let (address, register) = (self.address(), self.below(8) as u8);
+        // Now and then the supervisor's page.
+        let address = if self.below(8) == 0 { SUPERVISORS_PAGE } else { self.address() };
+        let register = self.below(8) as u8;
         self.load(3, address as u32);
         let opcode = self.one(&[0x8a, 0x8b, 0x88, 0x89, 0x01, 0x31, 0x87, 0xff]);
         // [EBX], or [BP + DI].
@@ -423,6 +429,7 @@ impl Generator {
             &[0x0f, 0x08],
             &[0x0f, 0x01, 0xc8],
             &[0x0f, 0x01, 0xc9],
+            &[0x0f, 0x01, 0xc8],
             &[0x0f, 0x01, 0xd1],
             &[0x0f, 0x01, 0xf9],
             &[0x0f, 0x31],
@@ -494,8 +501,15 @@ impl Generator {
     /// Interrupts of its own APIC, and flags that hold them back or let them in.
     fn interrupts(&mut self) {
         let vector = 0x20 + self.below(0xe0) as u32;
-        match self.below(4) {
-            0 | 1 => {
+        match self.below(5) {
+            // An NMI to itself: behind it, IRET is watched.
+            0 => {
+                self.load(1, 0x830);
+                self.load(0, 0x4_0400);
+                self.load(2, 0);
+                self.put(&[0x0f, 0x30, 0x90]);
+            }
+            1 | 2 => {
                 if self.below(2) == 0 {
                     self.put(&[0xfa]);
                 }
@@ -507,7 +521,7 @@ impl Generator {
                 self.load(0, 0);
                 self.put(&[0x0f, 0x30]);
             }
-            2 => self.put(&[0xfb]),
+            3 => self.put(&[0xfb]),
             _ if self.below(4) == 0 => self.put(&[0xfb, 0xf4]),
             _ => self.put(&[0xcd, vector as u8]),
         }
