@@ -19,6 +19,7 @@ void load_traps(const void *pointer);
 volatile word resume;
 static volatile word caught, code;
 static volatile u32 hits[256], order[8], taken_count;
+static volatile word places[8];
 static volatile u32 idt[256][sizeof(word) == 8 ? 4 : 2];
 static struct __attribute__((packed)) pointer { u16 limit; word base; } idt_pointer = {sizeof idt - 1, (word)idt}, gdt_pointer;
 static volatile u64 gdt[16] __attribute__((aligned(8)));
@@ -34,7 +35,7 @@ static word set_cr4(word value) { return TRY("mov %0, %%cr4", : : "r"(value) : "
 
 void trap(word vector, word *ip, word error) {
     hits[vector]++;
-    if (taken_count < 8) order[taken_count++] = (u32)vector;
+    if (taken_count < 8) places[taken_count] = *ip, order[taken_count++] = (u32)vector;
     caught = vector;
     code = error;
     if (vector >= 0x50) wrmsr(0x800 + EOI, 0);
@@ -130,6 +131,20 @@ static void exits(void) {
     DO("clts");
     check((cr0() & 0xf) == 7, "05 CLTS");
     DO("lmsw %w0", : : "r"(3));
+    static volatile u16 status[2] = {0xffff, 0xffff};
+    DO("smsw %0", : "=m"(status[0]));
+    check(status[0] == (cr0() & 0xffff) && status[1] == 0xffff, "05 SMSW stores 16 bits in memory");
+    status[0] = 0xfffa;
+    DO("lmsw %0", : : "m"(status[0]));
+    check((cr0() & 0xf) == 0xb, "05 LMSW loads 4 bits from memory, and does not clear PE");
+    status[0] = 3;
+    DO("lmsw %0", : : "m"(status[0]));
+    check((cr0() & 0xf) == 3, "05 LMSW clears others");
+#ifdef __x86_64__
+    check(TRY("smsw (%0)", : : "r"(UNMAPPED)) == PF && code == 2 && TRY("lmsw (%0)", : : "r"(UNMAPPED)) == PF && code == 0,
+          "05 SMSW and LMSW: #PF");
+    check(TRY("smsw (%0)", : : "r"(1ul << 47)) == GP && code == 0, "05 SMSW: #GP by an address");
+#endif
     DO("mov %0, %%cr2", : : "r"((word)0x1234));
     DO("mov %%cr2, %0", : "=r"(a));
     check(a == 0x1234, "05 CR2");
@@ -185,6 +200,27 @@ static void msrs(void) {
 
 static void self_interrupt_32(u32 vector) { wrmsr(0x83f, vector); }
 
+/* Single steps behind what hv carries out: stores where there is no memory. Where the traps came, and with what count. */
+#define ABSENT 0xd0000000
+#ifdef __x86_64__
+#define STEP "pushf; pushf; orl $0x100, (%%rsp); popf; "
+#else
+#define STEP "pushf; pushf; orl $0x100, (%%esp); popf; "
+#endif
+static void steps(void) {
+    word first, second, a = 0, at = ABSENT, count = 3;
+    taken_count = 0;
+    DO(STEP "mov %%al, (%3); 1: popf; 2: lea 1b, %0; lea 2b, %1", : "=&r"(first), "=&r"(second), "+a"(a) : "r"(at) : "memory", "cc");
+    check(taken_count == 2 && places[0] == first && places[1] == second, "09 a step over an emulated store ends behind it");
+    DO("mov %%dr6, %0", : "=r"(a));
+    check(a >> 14 & 1, "09 and says so in DR6.BS");
+    DO("mov %0, %%dr6", : : "r"((word)0xffff0ff0));
+    taken_count = 0;
+    DO(STEP "1: rep stosb; 2: popf; lea 1b, %0; lea 2b, %1", : "=&r"(first), "=&r"(second), "+D"(at), "+c"(count) : "a"(0) : "memory", "cc");
+    check(taken_count == 4 && places[0] == first && places[1] == first && places[2] == second, "09 steps over emulated elements end behind each");
+    DO("mov %0, %%dr6", : : "r"((word)0xffff0ff0));
+}
+
 /* Section 9: events. */
 static void events(void) {
     word a = 1;
@@ -209,6 +245,7 @@ static void events(void) {
     DO("mov %%dr6, %0", : "=r"(a));
     check(a >> 14 & 1, "09 DR6.BS");
     DO("mov %0, %%dr6", : : "r"((word)0xffff0ff0));
+    steps();
 
     /* Two interrupts that wait: the higher first. One that the task priority holds back. */
     taken_count = 0;

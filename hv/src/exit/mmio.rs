@@ -156,11 +156,10 @@ pub(super) fn serve(context: &mut Context<'_>, first: Outcome) -> Next {
         outcome = emulate(&mut guest!(context, Hint::NONE), &mut context.devices.exchange);
     }
     match outcome {
-        Outcome::Done => {
+        Outcome::Done | Outcome::Repeating => {
             end_step(context)?;
             hand_out_writes(context)
         }
-        Outcome::Repeating => hand_out_writes(context),
         // The answers are kept for when the guest tries again.
         Outcome::Port | Outcome::Wanted => Next::Continue(()),
         Outcome::Fault(fault) => {
@@ -181,7 +180,7 @@ fn is_stepped(context: &Context<'_>) -> bool {
     context.vcpu.rflags() & RFlags::TRAP_FLAG.bits() != 0
 }
 
-/// Raises #DB behind an instruction that was stepped over (APM vol. 2, 13.1.4).
+/// Raises #DB behind an instruction, or an element of a string, that was stepped over (APM vol. 2, 13.1.4).
 pub(super) fn end_step(context: &mut Context<'_>) -> Next {
     if is_stepped(context) && context.vcpu.raise_step() == Raised::Shutdown {
         return Next::Break(shutdown::stop(context.vcpu));

@@ -4,7 +4,7 @@ use super::{
     arithmetic as math,
     decode::{Instruction, Operand, Repeat},
     execute::{Flow, Run, Stopped},
-    flags::{self, DF, ZF},
+    flags::{self, DF, TF, ZF},
     machine::{Machine, SegmentName, Touch},
     opcode::Operation,
 };
@@ -15,7 +15,8 @@ pub(super) const RDI: u8 = 7;
 
 impl<M: Machine> Run<'_, M> {
     /// Carries out elements for as long as they use devices; those that do not are left to the processor, to which the guest
-    /// returns in between. A write to a device also ends it, to be handed out before the next element.
+    /// returns in between. A write to a device also ends it, to be handed out before the next element; and so does each element
+    /// where single steps are taken (APM vol. 2, 13.1.4).
     pub(super) fn string(&mut self) -> Result<Flow, Stopped> {
         let repeats = self.insn.repeat != Repeat::No;
         if repeats && self.count() == 0 {
@@ -33,7 +34,7 @@ impl<M: Machine> Run<'_, M> {
             if self.count() == 0 || self.is_decided() {
                 return Ok(Flow::Done);
             }
-            if !used || self.exchange.has_writes() {
+            if !used || self.exchange.has_writes() || self.machine.rflags() & TF != 0 {
                 return Ok(Flow::Repeating);
             }
         }

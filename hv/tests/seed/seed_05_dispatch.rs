@@ -21,6 +21,7 @@ pub const TESTS: &[fn()] = &[
     status_words_go_to_and_come_from_memory,
     status_words_fault_as_other_operands_do,
     status_words_reach_devices,
+    single_steps_end_behind_emulated_instructions_and_elements,
     debug_registers_are_guarded,
     cpuid_clears_upper_halves,
     an_in_keeps_what_it_does_not_write,
@@ -255,6 +256,50 @@ fn status_words_reach_devices() {
     assert_eq!(stage.run(), Stop::Interrupted);
     assert_eq!(stage.vm.vcpu().control().cr0, 0x1d);
     stage.close();
+}
+
+#[test]
+fn single_steps_end_behind_emulated_instructions_and_elements() {
+    let device = 0xd000_0000u64;
+    // Has the guest fault at the device, by an instruction with a count of two at first.
+    let fault = |stage: &mut Stage, bytes: &[u8], code: u64| {
+        stage.put(bytes);
+        stage.strings.push(move |vmcb, registers| {
+            vmcb.save.rflags |= 1 << 8;
+            if registers.0[RCX] == 0 {
+                (registers.0[RCX], registers.0[RDI]) = (2, device);
+            }
+            leave(vmcb, ExitCode::PAGE_FAULT, code, device);
+        });
+        stage.run()
+    };
+    let stepped = |stage: &Stage, rip: u64| {
+        assert_eq!(stage.injected(), Some(Event::Exception(Exception::plain(Vector::DB))));
+        assert_eq!((stage.entered().save.rip, stage.vm.vcpu().debug_register(6) & 1 << 14), (rip, 1 << 14));
+    };
+    // MOV [EDI], AL: a trap behind it.
+    let mut stage = Stage::new(&FLAT);
+    assert!(matches!(fault(&mut stage, &[0x88, 0x07], 2), Stop::Mmio(_)));
+    assert_eq!(stage.run(), Stop::Interrupted);
+    stepped(&stage, CODE + 2);
+    // REP STOSB of two: one behind each element, the first of them still at the instruction.
+    let mut stage = Stage::new(&FLAT);
+    for (left, rip) in [(1, CODE), (0, CODE + 2)] {
+        assert!(matches!(fault(&mut stage, &[0xf3, 0xaa], 2), Stop::Mmio(_)));
+        assert_eq!(stage.vm.vcpu().register(1), left);
+        assert_eq!(stage.run(), Stop::Interrupted);
+        stepped(&stage, rip);
+    }
+    // REPNE SCASB: reads that could be answered in a row are not, either.
+    let mut stage = Stage::new(&FLAT);
+    for (left, rip) in [(1, CODE), (0, CODE + 2)] {
+        let read = fault(&mut stage, &[0xf2, 0xae], 0);
+        assert!(matches!(read, Stop::Mmio(_)), "{read:?}");
+        stage.vm.answer_mmio(0);
+        assert_eq!(stage.run(), Stop::Interrupted);
+        assert_eq!(stage.vm.vcpu().register(1), left);
+        stepped(&stage, rip);
+    }
 }
 
 #[test]

@@ -65,9 +65,9 @@ fn sections() -> Vec<Trial> {
     let sections = [
         ("detection", "01", 4),
         ("enabling", "02", 4),
-        ("exits", "05", 16),
+        ("exits", "05", 19),
         ("msrs", "08", 9),
-        ("events", "09", 12),
+        ("events", "09", 15),
         ("control", "11", 9),
         ("segments", "12", 12),
     ];
