@@ -69,10 +69,7 @@ impl Embedder for Attendant {
             Stop::Interrupted => {}
             // Not the guest's doing: it is told, and the guest goes on.
             Stop::MachineCheck => log::warn!("a machine check interrupted the guest"),
-            other => match &mut self.devices {
-                None => return ControlFlow::Break(other),
-                Some(devices) => devices.serve(vm, other).map_or(ControlFlow::Continue(()), ControlFlow::Break)?,
-            },
+            other => self.serve_devices(vm, other).map_or(ControlFlow::Continue(()), ControlFlow::Break)?,
         }
         self.go_on(vm)
     }
@@ -92,6 +89,14 @@ impl Attendant {
             disturbed: None,
             devices: None,
             console: Console::Silent,
+        }
+    }
+
+    /// Lets the devices that tests gave the present guest do what it stopped for, if that is their matter; gives the stop back if not.
+    pub(crate) fn serve_devices(&mut self, vm: &mut Vm, stop: Stop) -> Option<Stop> {
+        match &mut self.devices {
+            None => Some(stop),
+            Some(devices) => devices.serve(vm, stop),
         }
     }
 

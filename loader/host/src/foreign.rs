@@ -82,6 +82,7 @@ impl Foreign {
 
     /// Does what a stop asks for, and tells whether the kernel goes on.
     fn attend(&mut self, attendant: &mut Attendant, stop: Stop) -> ControlFlow<Stop> {
+        let Some(stop) = attendant.serve_devices(&mut self.vm, stop) else { return attendant.go_on(&self.vm) };
         match stop {
             Stop::Io { access, value } => self.port(attendant, access, value)?,
             Stop::IoString { access, elements } => self.port_string(attendant, access, elements)?,

@@ -3,9 +3,13 @@
 use libtest_mimic::Trial;
 use std::{env, time::Duration};
 use tests::Boot;
-use wire::{End, devices::Devices};
+use wire::{End, Entry, Guest, devices::Devices};
 
-use crate::{case, killed, then_hello};
+use crate::{
+    case,
+    kernels::{counting, kernel},
+    killed, then_hello,
+};
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -25,6 +29,22 @@ pub fn trials() -> Vec<Trial> {
             },
         ),
     ];
+    trials.push(case(
+        "seed_07_string_io_in_every_mode",
+        || {
+            let strings = Guest { devices: Devices::Test, limit_ms: LIMIT_MS, ..kernel("strings", Entry::Image, "") };
+            counting().guest(strings)
+        },
+        |outcome| {
+            let lines: Vec<_> = outcome.console.lines().collect();
+            assert!(
+                lines.len() == 35 && lines.iter().all(|line| line.ends_with(": ok") || *line == "done"),
+                "{}",
+                outcome.console
+            );
+            assert_eq!(*outcome.end(0), End::Exit(42));
+        },
+    ));
     let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
     trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
     trials.extend(STORMS.map(|trick| hostile(trick, STORM_MS, |end| assert_eq!(*end, End::TimedOut))));
