@@ -185,7 +185,7 @@ mod tests {
         let error = source("xtask", &packages()).unwrap_err().to_string();
         assert_eq!(
             error,
-            "no guest and no file is called 'xtask'; the guests are: hello, json, panic, pvh64, pvh32, multiboot, multiboot_flat, raw, reset, tour, random, vcpu64, vcpu32, hostile64, hostile32"
+            "no guest and no file is called 'xtask'; the guests are: hello, json, panic, pvh64, pvh32, multiboot, multiboot_flat, raw, reset, tour, random, vcpu64, vcpu32, strings, hostile64, hostile32"
         );
     }
 }
