@@ -5,9 +5,10 @@
 //!
 //! ```
 //! use guest_sdk::CallError;
+//! use postcard_schema::Schema;
 //! use serde::{Deserialize, Serialize};
 //!
-//! #[derive(Serialize, Deserialize)]
+//! #[derive(Serialize, Deserialize, Schema)]
 //! struct Area {
 //!     width: u32,
 //!     height: u32,
@@ -34,6 +35,9 @@
 //! An argument may borrow (`&str`, `&[u8]`): it lies in the call buffer, uncopied, until the function returns. What a function returns as `Err` goes to the
 //! other side as text; an outcome that the other side should tell apart belongs in the reply's type. The messages are postcard's; the contract
 //! (`hv-abi`) has the rest.
+//!
+//! A type of one's own needs the three derives above, of the crates `serde` (with its feature `derive`) and `postcard-schema` (the same). The last one says
+//! what the type is made of: a caller that takes a function for one with other types is told so, and the function is not run.
 
 use alloc::{
     format,
@@ -45,13 +49,14 @@ use hv_abi::{
     call::Status,
     function::{FAILED_MAX_BYTES, Kind, id},
 };
+use postcard_schema::Schema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::backend::{self, NoCalls};
+use crate::backend::{self, Called, NoCalls};
 #[doc(hidden)]
 pub use backend::Outbox;
 #[doc(hidden)]
-pub use hv_abi::function::Answer;
+pub use hv_abi::function::{Answer, Types};
 
 /// Why a call of a host's function came to nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,9 +64,9 @@ pub use hv_abi::function::Answer;
 pub enum CallError {
     /// The host has no function of that name.
     UnknownFunction,
-    /// The function takes something else: the host could not decode the request.
+    /// The function takes something else, or could not decode the request.
     BadRequest,
-    /// The function returns something else: the reply could not be decoded.
+    /// The function returns something else, or its reply could not be decoded.
     BadReply,
     /// The request does not fit in the call buffer.
     RequestTooLarge,
@@ -117,14 +122,23 @@ impl core::error::Error for ServeError {}
 #[derive(Clone, Copy)]
 pub struct Function {
     id: u64,
+    types: Types,
     run: fn(&[u8], &mut Outbox) -> Answer,
 }
 
 impl Function {
     /// What the attribute makes of a function.
     #[doc(hidden)]
-    pub const fn new(name: &str, run: fn(&[u8], &mut Outbox) -> Answer) -> Self {
-        Self { id: id(name), run }
+    pub const fn new(name: &str, types: Types, run: fn(&[u8], &mut Outbox) -> Answer) -> Self {
+        Self { id: id(name), types, run }
+    }
+
+    /// Answers a call by one that says `types` of the function's types.
+    fn answer(&self, types: Types, request: &[u8], outbox: &mut Outbox) -> Answer {
+        match self.types.refuse(types) {
+            None => (self.run)(request, outbox),
+            Some(kind) => Answer::bare(kind),
+        }
     }
 }
 
@@ -168,8 +182,11 @@ pub fn serve(functions: &[Function]) -> ! {
 
 /// Serves the host's calls of these functions, one after the other; returns only where that is not possible, and tells why.
 pub fn try_serve(functions: &[Function]) -> ServeError {
-    let serve = |called: u64, request: &[u8], outbox: &mut Outbox| match functions.iter().find(|function| function.id == called) {
-        Some(function) => (function.run)(request, outbox),
+    let serve = |called: Called, request: &[u8], outbox: &mut Outbox| match functions
+        .iter()
+        .find(|function| function.id == called.function)
+    {
+        Some(function) => function.answer(called.types, request, outbox),
         None => Answer::bare(Kind::UnknownFunction),
     };
     match backend::serve(serve) {
@@ -218,6 +235,17 @@ pub fn encode_result<R: Serialize, E: Display>(reply: Result<R, E>, outbox: &mut
     }
 }
 
+/// What a function of the guest returns that can fail.
+#[doc(hidden)]
+pub trait Fallible {
+    /// What it replies where it does not.
+    type Reply: Serialize + Schema;
+}
+
+impl<R: Serialize + Schema, E: Display> Fallible for Result<R, E> {
+    type Reply = R;
+}
+
 /// What a declaration of a host's function says that it returns.
 #[diagnostic::on_unimplemented(
     message = "a function of the host cannot return `{Self}`",
@@ -225,13 +253,13 @@ pub fn encode_result<R: Serialize, E: Display>(reply: Result<R, E>, outbox: &mut
 )]
 pub trait HostReturn: Sized {
     /// What the host's function itself returns.
-    type Reply: DeserializeOwned;
+    type Reply: DeserializeOwned + Schema;
 
     /// Makes the one of the other.
     fn of(outcome: Result<Self::Reply, CallError>) -> Self;
 }
 
-impl<R: DeserializeOwned, E: From<CallError>> HostReturn for Result<R, E> {
+impl<R: DeserializeOwned + Schema, E: From<CallError>> HostReturn for Result<R, E> {
     type Reply = R;
 
     fn of(outcome: Result<R, CallError>) -> Self {
@@ -241,9 +269,10 @@ impl<R: DeserializeOwned, E: From<CallError>> HostReturn for Result<R, E> {
 
 /// Calls a function of the host by name; [`host`](macro@crate::host) is the way to do so.
 #[doc(hidden)]
-pub fn call_host<A: Serialize, R: HostReturn>(name: &str, request: &A) -> R {
+pub fn call_host<A: Serialize + Schema + ?Sized, R: HostReturn>(name: &str, request: &A) -> R {
+    let called = Called { function: id(name), types: const { Types::of::<A, R::Reply>() } };
     let encode = |room: &mut [u8]| postcard::to_slice(request, room).ok().map(|bytes| bytes.len());
-    let outcome = backend::call_host(id(name), encode, read_answer);
+    let outcome = backend::call_host(called, encode, read_answer);
     R::of(outcome.unwrap_or_else(|none| {
         Err(match none {
             NoCalls::Nested => CallError::Nested,
@@ -258,6 +287,7 @@ fn read_answer<R: DeserializeOwned>(answer: Result<Answer, Status>, payload: &[u
         Ok(Kind::Failed) => CallError::Failed(String::from_utf8_lossy(payload).to_string()),
         Ok(Kind::UnknownFunction) => CallError::UnknownFunction,
         Ok(Kind::BadRequest) => CallError::BadRequest,
+        Ok(Kind::BadReply) => CallError::BadReply,
         Ok(Kind::ReplyTooLarge) => CallError::ReplyTooLarge,
         Err(Status::TooLarge) => CallError::RequestTooLarge,
         Ok(Kind::Ready) | Err(_) => CallError::Unsupported,
@@ -266,8 +296,8 @@ fn read_answer<R: DeserializeOwned>(answer: Result<Answer, Status>, payload: &[u
 
 /// Runs a function as a call of the host would, and returns the kind of its answer with the payload.
 #[cfg(not(target_os = "none"))]
-pub(crate) fn call_as_host(function: Function, request: &[u8]) -> (Kind, alloc::vec::Vec<u8>) {
+pub(crate) fn call_as_host(function: Function, types: Types, request: &[u8]) -> (Kind, alloc::vec::Vec<u8>) {
     let mut outbox = Outbox::new();
-    let answer = (function.run)(request, &mut outbox);
+    let answer = function.answer(types, request, &mut outbox);
     (answer.kind, outbox.bytes(answer.len as usize).to_vec())
 }

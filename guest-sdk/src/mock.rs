@@ -17,7 +17,8 @@
 use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt::Display;
 
-use hv_abi::function::{Answer, Kind, id};
+use hv_abi::function::{Answer, Kind, Types, id};
+use postcard_schema::Schema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -48,18 +49,21 @@ pub fn file(name: &str, data: impl AsRef<[u8]>) {
 /// ```
 pub fn host_function<A, R, E>(name: &str, mut function: impl FnMut(A) -> Result<R, E> + 'static)
 where
-    A: DeserializeOwned,
-    R: Serialize,
+    A: DeserializeOwned + Schema,
+    R: Serialize + Schema,
     E: Display,
 {
-    let called = move |request: &[u8], room: &mut [u8]| {
+    let called = move |types: Types, request: &[u8], room: &mut [u8]| {
+        if let Some(kind) = const { Types::of::<A, R>() }.refuse(types) {
+            return Answer::bare(kind);
+        }
         let Some(request) = functions::decode(request) else { return functions::BAD_REQUEST };
         let mut outbox = Outbox::new();
         let answer = functions::encode_result(function(request), &mut outbox);
         room[..answer.len as usize].copy_from_slice(outbox.bytes(answer.len as usize));
         answer
     };
-    process::add_function(id(name), Box::new(called) as Box<dyn FnMut(&[u8], &mut [u8]) -> Answer>);
+    process::add_function(id(name), Box::new(called) as process::HostFunction);
 }
 
 /// Runs a guest's `main` as the process that it was built as.
@@ -74,13 +78,14 @@ pub fn run_as_process<T: Termination>(main: fn() -> T) -> ! {
 ///
 /// # Errors
 /// What the embedder would be told.
-pub fn call<F: Exported, A: Serialize + ?Sized, R: DeserializeOwned>(request: &A) -> Result<R, CallError> {
+pub fn call<F: Exported, A: Serialize + Schema + ?Sized, R: DeserializeOwned + Schema>(request: &A) -> Result<R, CallError> {
     let request: Vec<u8> = postcard::to_allocvec(request).map_err(|_| CallError::RequestTooLarge)?;
-    let (kind, payload) = functions::call_as_host(F::FUNCTION, &request);
+    let (kind, payload) = functions::call_as_host(F::FUNCTION, const { Types::of::<A, R>() }, &request);
     match kind {
         Kind::Reply => functions::decode(&payload).ok_or(CallError::BadReply),
         Kind::Failed => Err(CallError::Failed(String::from_utf8_lossy(&payload).into_owned())),
         Kind::BadRequest => Err(CallError::BadRequest),
+        Kind::BadReply => Err(CallError::BadReply),
         Kind::ReplyTooLarge => Err(CallError::ReplyTooLarge),
         Kind::UnknownFunction | Kind::Ready => Err(CallError::UnknownFunction),
     }

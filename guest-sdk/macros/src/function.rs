@@ -19,7 +19,18 @@ pub(crate) fn expand(function: ItemFn) -> Result<TokenStream> {
         }
     }
     let arguments: Vec<_> = (0..types.len()).map(argument).collect();
-    let encode = if returns_result(&function.sig.output) { quote!(encode_result) } else { quote!(encode) };
+    // One argument is a message as it is; several are a tuple.
+    let (pattern, request_type) = match (&arguments[..], &types[..]) {
+        ([argument], [one]) => (quote!(#argument), quote!(#one)),
+        _ => (quote!((#(#arguments,)*)), quote!((#(#types,)*))),
+    };
+    let (encode, reply_type) = match &function.sig.output {
+        ReturnType::Default => (quote!(encode), quote!(())),
+        ReturnType::Type(_, returned) if is_result(returned) => {
+            (quote!(encode_result), quote!(<#returned as ::guest_sdk::functions::Fallible>::Reply))
+        }
+        ReturnType::Type(_, returned) => (quote!(encode), quote!(#returned)),
+    };
     // A function may be called as these are.
     let (request, outbox) = (Ident::new("request", Span::mixed_site()), Ident::new("outbox", Span::mixed_site()));
     let text = name.to_string();
@@ -34,20 +45,19 @@ pub(crate) fn expand(function: ItemFn) -> Result<TokenStream> {
         impl ::guest_sdk::functions::Exported for #name {
             const FUNCTION: ::guest_sdk::functions::Function = {
                 fn run(#request: &[u8], #outbox: &mut ::guest_sdk::functions::Outbox) -> ::guest_sdk::functions::Answer {
-                    let Some((#(#arguments,)*)) = ::guest_sdk::functions::decode::<(#(#types,)*)>(#request) else {
+                    let Some(#pattern) = ::guest_sdk::functions::decode::<#request_type>(#request) else {
                         return ::guest_sdk::functions::BAD_REQUEST;
                     };
                     ::guest_sdk::functions::#encode(#name(#(#arguments),*), #outbox)
                 }
-                ::guest_sdk::functions::Function::new(#text, run)
+                ::guest_sdk::functions::Function::new(#text, ::guest_sdk::functions::Types::of::<#request_type, #reply_type>(), run)
             };
         }
     })
 }
 
-/// Tells whether a function returns something called `Result`.
-fn returns_result(output: &ReturnType) -> bool {
-    let ReturnType::Type(_, returned) = output else { return false };
-    let Type::Path(path) = &**returned else { return false };
+/// Tells whether a type is something called `Result`.
+fn is_result(returned: &Type) -> bool {
+    let Type::Path(path) = returned else { return false };
     path.path.segments.last().is_some_and(|segment| segment.ident == "Result")
 }

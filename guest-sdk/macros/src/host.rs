@@ -36,10 +36,15 @@ fn one(item: &ForeignItem) -> Result<TokenStream> {
         arguments.push(&name.ident);
     }
     let text = sig.ident.to_string();
+    // One argument is a message as it is; several are a tuple.
+    let request = match &arguments[..] {
+        [one] => quote!(#one),
+        _ => quote!((#(#arguments,)*)),
+    };
     Ok(quote! {
         #(#attrs)*
         #vis #sig {
-            ::guest_sdk::functions::call_host(#text, &(#(#arguments,)*))
+            ::guest_sdk::functions::call_host(#text, &#request)
         }
     })
 }

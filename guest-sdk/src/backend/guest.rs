@@ -1,16 +1,16 @@
 //! The host below a guest: calls and what it left in memory.
 #![expect(unsafe_code, reason = "the host hands over memory by address")]
 
-use core::{ptr, slice};
+use core::{mem::offset_of, ptr, slice};
 
 use hv_abi::{
     boot::{self, BootInfo, RunInfo},
     call::{CONSOLE_MAX_BYTES, Call, Status, Stream},
-    function::{Answer, Header, PAYLOAD},
+    function::{Answer, Header, PAYLOAD, Types},
 };
 use spin::Mutex;
 
-use super::{File, NoCalls};
+use super::{Called, File, NoCalls};
 use crate::{call, info::info};
 
 /// Writes bytes: any number.
@@ -125,12 +125,12 @@ impl Outbox {
 }
 
 /// Serves the host's calls with `serve`, which gets a function and a request. Returns only where that is not possible.
-pub(crate) fn serve(mut serve: impl FnMut(u64, &[u8], &mut Outbox) -> Answer) -> NoCalls {
+pub(crate) fn serve(mut serve: impl FnMut(Called, &[u8], &mut Outbox) -> Answer) -> NoCalls {
     let Some(_serving) = SERVING.try_lock() else { return NoCalls::Nested };
     let Some(mut outbox) = Outbox::find() else { return NoCalls::Unsupported };
     let (inbox, capacity) = (info().inbox, outbox.len);
-    let function_at = inbox as usize + core::mem::offset_of!(Header, function);
-    let function_at = ptr::with_exposed_provenance::<u64>(function_at);
+    let word = |offset: usize| ptr::with_exposed_provenance::<u64>(inbox as usize + offset);
+    let (function_at, types_at) = (word(offset_of!(Header, function)), word(offset_of!(Header, types)));
     let request = ptr::with_exposed_provenance((inbox + PAYLOAD) as usize);
     let mut answer = Answer::READY;
     loop {
@@ -138,15 +138,17 @@ pub(crate) fn serve(mut serve: impl FnMut(u64, &[u8], &mut Outbox) -> Answer) ->
         let Ok(len) = (unsafe { call::make(Call::Serve { answer }) }) else { return NoCalls::Nested };
         // SAFETY: the contract puts a header there, 8-aligned.
         let function = unsafe { function_at.read_volatile() };
+        // SAFETY: as before.
+        let types = Types::decode(unsafe { types_at.read_volatile() });
         // SAFETY: the host has written `len` bytes there, at most the capacity, and writes there again only in the next call.
         let request = unsafe { slice::from_raw_parts(request, (len as usize).min(capacity)) };
-        answer = serve(function, request, &mut outbox);
+        answer = serve(Called { function, types }, request, &mut outbox);
     }
 }
 
 /// Calls a function of the host: `encode` puts the request into the outbox and returns its length, `decode` reads the answer there.
 pub(crate) fn call_host<T>(
-    function: u64,
+    Called { function, types }: Called,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
     decode: impl FnOnce(Result<Answer, Status>, &[u8]) -> T,
 ) -> Result<T, NoCalls> {
@@ -154,7 +156,7 @@ pub(crate) fn call_host<T>(
     let made = |room: &mut [u8]| {
         let Some(len) = encode(room) else { return decode(Err(Status::TooLarge), &[]) };
         // SAFETY: the host reads and writes the outbox, of which `room` is borrowed for this.
-        let answered = unsafe { call::make(Call::HostCall { function, len: len as u64 }) };
+        let answered = unsafe { call::make(Call::HostCall { function, len: len as u64, types }) };
         let answer = answered.and_then(|raw| Answer::decode(raw).ok_or(Status::BadArgument));
         let len = answer.map_or(0, |answer| answer.len as usize).min(room.len());
         // The compiler knows nothing of what the host wrote there.

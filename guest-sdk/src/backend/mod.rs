@@ -2,6 +2,8 @@
 //!
 //! Both have the same functions. Only the mock can be given things: [`crate::mock`].
 
+use hv_abi::function::Types;
+
 #[cfg(target_os = "none")]
 mod guest;
 #[cfg(not(target_os = "none"))]
@@ -18,6 +20,13 @@ pub(crate) use process::{args, call_host, env, exit, files, now_ns, read, run_in
 
 /// A file: its name and its contents.
 pub(crate) type File = (&'static str, &'static [u8]);
+
+/// A function that is called, and what the caller knows of its types.
+#[derive(Clone, Copy)]
+pub(crate) struct Called {
+    pub(crate) function: u64,
+    pub(crate) types: Types,
+}
 
 /// Why calls of functions are not possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,16 +18,16 @@ use std::{
 use hv_abi::{
     boot::RunInfo,
     call::{Status, Stream},
-    function::Answer,
+    function::{Answer, Types},
 };
 
-use super::{File, NoCalls};
+use super::{Called, File, NoCalls};
 
 /// Room for requests and replies, in bytes.
 const BOX_BYTES: usize = hv_abi::boot::BOX_BYTES as usize;
 
-/// A function of the host: it gets a request and the room for its reply.
-pub(crate) type HostFunction = Box<dyn FnMut(&[u8], &mut [u8]) -> Answer>;
+/// A function of the host: it gets what its caller knows of its types, a request, and the room for its reply.
+pub(crate) type HostFunction = Box<dyn FnMut(Types, &[u8], &mut [u8]) -> Answer>;
 
 std::thread_local! {
     static FILES: RefCell<BTreeMap<&'static str, &'static [u8]>> = const { RefCell::new(BTreeMap::new()) };
@@ -127,12 +127,12 @@ impl Outbox {
 }
 
 /// Nobody calls a process.
-pub(crate) fn serve(_serve: impl FnMut(u64, &[u8], &mut Outbox) -> Answer) -> NoCalls {
+pub(crate) fn serve(_serve: impl FnMut(Called, &[u8], &mut Outbox) -> Answer) -> NoCalls {
     NoCalls::Unsupported
 }
 
 pub(crate) fn call_host<T>(
-    function: u64,
+    Called { function, types }: Called,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
     decode: impl FnOnce(Result<Answer, Status>, &[u8]) -> T,
 ) -> Result<T, NoCalls> {
@@ -143,7 +143,7 @@ pub(crate) fn call_host<T>(
     let Some(mut called) = FUNCTIONS.with_borrow_mut(|functions| functions.remove(&function)) else {
         return Ok(decode(Ok(Answer::bare(hv_abi::function::Kind::UnknownFunction)), &[]));
     };
-    let answer = called(&request, &mut room);
+    let answer = called(types, &request, &mut room);
     FUNCTIONS.with_borrow_mut(|functions| functions.insert(function, called));
     Ok(decode(Ok(answer), &room[..answer.len as usize]))
 }

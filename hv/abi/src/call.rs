@@ -9,7 +9,7 @@
 //! All other registers and the flags keep their values. Addresses are guest-virtual and are used with the rights of a
 //! supervisor access through the guest's own page tables.
 
-use crate::function::Answer;
+use crate::function::{Answer, Types};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The port that a call is made through ("HV" in ASCII).
@@ -113,6 +113,8 @@ pub enum Call {
         function: u64,
         /// RSI: length of the request in bytes.
         len: u64,
+        /// R8: [`Types::encode`] of the function's types, as the guest knows them.
+        types: Types,
     },
 }
 
@@ -141,7 +143,7 @@ impl Call {
                 Some(answer) => Self::Serve { answer },
                 None => return Err(Status::BadArgument),
             },
-            Number::HostCall => Self::HostCall { function: rdi, len: rsi },
+            Number::HostCall => Self::HostCall { function: rdi, len: rsi, types: Types::decode(r8) },
         })
     }
 
@@ -156,7 +158,7 @@ impl Call {
             Self::ConsoleRead { address, len } => (Number::ConsoleRead, [address, len, 0, 0]),
             Self::Sleep { until } => (Number::Sleep, [until, 0, 0, 0]),
             Self::Serve { answer } => (Number::Serve, [answer.encode(), 0, 0, 0]),
-            Self::HostCall { function, len } => (Number::HostCall, [function, len, 0, 0]),
+            Self::HostCall { function, len, types } => (Number::HostCall, [function, len, types.encode(), 0]),
         };
         (number as u32, arguments)
     }
@@ -283,7 +285,7 @@ mod tests {
         Call::ConsoleRead { address: 1 << 63, len: 1 },
         Call::Sleep { until: u64::MAX },
         Call::Serve { answer: Answer { kind: Kind::Failed, len: 17 } },
-        Call::HostCall { function: 0xffff_0000_ffff_0000, len: u64::MAX },
+        Call::HostCall { function: 0xffff_0000_ffff_0000, len: u64::MAX, types: Types::new(7, u32::MAX) },
     ];
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! The call buffer is two boxes of [`crate::boot::BootInfo::box_bytes`] bytes each: the host writes the *inbox*, and both sides write the
 //! *outbox*. A box begins with [`Header`]; the payload is behind it. What the payload means is between the two programs; the SDK and
-//! `hv-calls` put postcard messages there.
+//! `hv-calls` put postcard messages there, and tell each other of their [`Types`].
 //!
 //! | who calls | request | answer |
 //! |---|---|---|
 //! | host a function of the guest | inbox, header and payload; its length in RAX of [`crate::call::Call::Serve`] | outbox; its [`Answer`] in the next `Serve` |
-//! | guest a function of the host | outbox; function and length in [`crate::call::Call::HostCall`] | outbox; its [`Answer`] in RAX |
+//! | guest a function of the host | outbox; function, length and types in [`crate::call::Call::HostCall`] | outbox; its [`Answer`] in RAX |
 //!
 //! A function of the guest may call functions of the host: its request stays in the inbox meanwhile.
 
@@ -32,8 +32,8 @@ pub struct Header {
     pub len: u64,
     /// The time stamp until which the caller waits; all ones if it does not say.
     pub deadline: u64,
-    /// 0.
-    pub reserved: u64,
+    /// [`Types::encode`] of the function's types, as the caller knows them.
+    pub types: u64,
 }
 
 const _: () = assert!(size_of::<Header>() == 32);
@@ -49,6 +49,66 @@ pub const fn id(name: &str) -> u64 {
     hash
 }
 
+/// What is said of a function's types: a fingerprint of each, or 0 where nothing is said.
+///
+/// Messages do not carry their types, and one of another type may decode by chance. So the caller says what types it has, and the called side refuses
+/// a caller that has others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Types(u64);
+
+impl Types {
+    /// Nothing is said of them.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// What a function takes, and what it returns.
+    pub const fn new(request: u32, reply: u32) -> Self {
+        Self((request as u64) << 32 | reply as u64)
+    }
+
+    /// The types of a function that takes an `A` and returns an `R`; several arguments are a tuple.
+    #[cfg(feature = "types")]
+    pub const fn of<A: postcard_schema::Schema + ?Sized, R: postcard_schema::Schema + ?Sized>() -> Self {
+        Self::new(fingerprint::<A>(), fingerprint::<R>())
+    }
+
+    /// The word: the request's in the upper half, the reply's in the lower.
+    pub const fn encode(self) -> u64 {
+        self.0
+    }
+
+    /// Reads the word.
+    pub const fn decode(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// How a function of these types answers a caller that says others; `None` if it can serve the caller.
+    #[inline]
+    pub const fn refuse(self, caller: Self) -> Option<Kind> {
+        if self.0 == caller.0 { None } else { self.compare(caller) }
+    }
+
+    #[cold]
+    const fn compare(self, caller: Self) -> Option<Kind> {
+        const fn differ(a: u32, b: u32) -> bool {
+            a != b && a != 0 && b != 0
+        }
+        if differ((self.0 >> 32) as u32, (caller.0 >> 32) as u32) {
+            return Some(Kind::BadRequest);
+        }
+        if differ(self.0 as u32, caller.0 as u32) { Some(Kind::BadReply) } else { None }
+    }
+}
+
+/// A type's structure as a number that is not 0: names of fields and variants count, names of types do not.
+#[cfg(feature = "types")]
+const fn fingerprint<T: postcard_schema::Schema + ?Sized>() -> u32 {
+    let hash = u64::from_le_bytes(postcard_schema::key::Key::for_path::<T>("").to_bytes());
+    match (hash >> 32 ^ hash) as u32 {
+        0 => 1,
+        folded => folded,
+    }
+}
+
 /// What became of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -59,18 +119,20 @@ pub enum Kind {
     Failed = 1,
     /// There is no such function.
     UnknownFunction = 2,
-    /// The request is not what the function takes.
+    /// The function takes something else.
     BadRequest = 3,
     /// The reply does not fit in the outbox.
     ReplyTooLarge = 4,
     /// No call was made yet: the guest begins to serve.
     Ready = 5,
+    /// The function returns something else; it was not run.
+    BadReply = 6,
 }
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Reply, Self::Failed, Self::UnknownFunction, Self::BadRequest, Self::ReplyTooLarge, Self::Ready];
+    pub const ALL: [Self; 7] =
+        [Self::Reply, Self::Failed, Self::UnknownFunction, Self::BadRequest, Self::ReplyTooLarge, Self::Ready, Self::BadReply];
 
     /// The kind with that number, or `None`.
     pub const fn from_raw(raw: u32) -> Option<Self> {
@@ -81,6 +143,7 @@ impl Kind {
             3 => Some(Self::BadRequest),
             4 => Some(Self::ReplyTooLarge),
             5 => Some(Self::Ready),
+            6 => Some(Self::BadReply),
             _ => None,
         }
     }
@@ -148,8 +211,34 @@ mod tests {
     }
 
     #[test]
+    fn types_tell_what_postcard_does_not() {
+        // Each pair has the same bytes for some values.
+        let pairs = [
+            (Types::of::<u64, ()>(), Types::of::<u32, ()>()),
+            (Types::of::<u8, ()>(), Types::of::<bool, ()>()),
+            (Types::of::<[u8; 8], ()>(), Types::of::<u64, ()>()),
+            (Types::of::<str, ()>(), Types::of::<[u8], ()>()),
+            (Types::of::<(u8, u8), ()>(), Types::of::<Option<u8>, ()>()),
+        ];
+        for (one, other) in pairs {
+            assert_eq!(one.refuse(other), Some(Kind::BadRequest), "{one:x?} {other:x?}");
+            let swapped = |types: Types| Types::decode(types.encode().rotate_left(32));
+            assert_eq!(swapped(one).refuse(swapped(other)), Some(Kind::BadReply), "{one:x?} {other:x?}");
+        }
+    }
+
+    #[test]
+    fn types_of_the_same_structure_are_the_same() {
+        extern crate alloc;
+        let types = Types::of::<&str, alloc::vec::Vec<u8>>();
+        assert_eq!(types.refuse(Types::of::<alloc::string::String, &[u8]>()), None);
+        assert_eq!((types.refuse(Types::UNKNOWN), Types::UNKNOWN.refuse(types)), (None, None), "who says nothing is served");
+        assert_eq!(types.refuse(Types::new(0, 7)), Some(Kind::BadReply));
+    }
+
+    #[test]
     fn words_that_say_nothing_are_refused() {
-        for raw in [6 << 32, u64::MAX, 1 << 63, 2 << 32 | 1, 5 << 32 | 7] {
+        for raw in [7 << 32, u64::MAX, 1 << 63, 2 << 32 | 1, 5 << 32 | 7] {
             assert_eq!(Answer::decode(raw), None, "{raw:#x}");
         }
     }

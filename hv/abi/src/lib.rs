@@ -34,7 +34,7 @@ pub struct Version {
 
 impl Version {
     /// The version that this crate describes.
-    pub const CURRENT: Self = Self { major: 1, minor: 0 };
+    pub const CURRENT: Self = Self { major: 2, minor: 0 };
 
     /// Encodes the version as `major << 16 | minor`, the form used in CPUID and in the MSR plane.
     pub const fn encode(self) -> u32 {

@@ -8,7 +8,7 @@ use hv_abi::{
     call::{self, DOORBELL_PORT, Number, PanicReport, Status, Stream},
     clock::Clock,
     cpuid,
-    function::{self, Answer, Header, Kind},
+    function::{self, Answer, Header, Kind, Types},
     msr::{Access, Register},
     store,
 };
@@ -88,7 +88,7 @@ fn blocks() {
     );
     assert_words("### Files", &words!(File: name name_len data data_len));
     assert_words("### Panic report", &words!(PanicReport: message message_len file file_len line column));
-    assert_words("## Functions", &words!(Header: function len deadline reserved));
+    assert_words("## Functions", &words!(Header: function len deadline types));
 }
 
 #[test]
@@ -128,8 +128,24 @@ fn answers() {
         assert_eq!(row[2] == "0", !kind.has_payload(), "{kind:?}");
         assert_eq!(Answer::bare(kind).encode(), u64::from(kind as u32) << 32);
     }
-    let id = function::id("greet");
-    assert_says(&format!("`0x{:04x}_{:04x}_{:04x}_{:04x}`", id >> 48, id >> 32 & 0xffff, id >> 16 & 0xffff, id & 0xffff));
+    assert_says(&format!("is `{}`. An answer is", word(function::id("greet"))));
+}
+
+#[test]
+fn types() {
+    let rows = table("### Typed calls", "bits");
+    for (row, caller) in rows.iter().zip([Types::new(7, 0), Types::new(0, 7)]) {
+        let refused = Types::new(1, 1).refuse(caller).unwrap();
+        assert_eq!(row[2], format!("answers {refused:?}"));
+        let lowest: u32 = row[0].split_once(':').unwrap().1.parse().unwrap();
+        assert_eq!(caller.encode(), 7 << lowest, "{}", row[1]);
+    }
+    assert_says(&format!("the whole word\nis `{}`", word(Types::of::<str, u32>().encode())));
+}
+
+/// Writes a word as the specification does.
+fn word(raw: u64) -> String {
+    format!("0x{:04x}_{:04x}_{:04x}_{:04x}", raw >> 48, raw >> 32 & 0xffff, raw >> 16 & 0xffff, raw & 0xffff)
 }
 
 #[test]

@@ -10,9 +10,9 @@ use hv::{Error, Stop, contract::CallRefused};
 pub enum CallError {
     /// The guest has no function of that name.
     UnknownFunction,
-    /// The function takes something else: the guest could not decode the request.
+    /// The function takes something else, or could not decode the request.
     BadRequest,
-    /// The function returns something else: the reply could not be decoded.
+    /// The function returns something else, or its reply could not be decoded.
     BadReply,
     /// The request does not fit in the inbox.
     RequestTooLarge {

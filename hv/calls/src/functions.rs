@@ -4,15 +4,16 @@ use crate::{CallError, message};
 use alloc::boxed::Box;
 use core::fmt::{self, Display, Write};
 use hashbrown::{HashMap, hash_map::Entry};
-use hv_abi::function::{FAILED_MAX_BYTES, Kind, id};
+use hv_abi::function::{FAILED_MAX_BYTES, Kind, Types, id};
+use postcard_schema::Schema;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// What a function does with a request, which is the first bytes of the buffer: it leaves its reply there.
 type Function<'f> = Box<dyn FnMut(&mut [u8], usize) -> (Kind, usize) + 'f>;
 
-/// Functions of the host, by name.
+/// Functions of the host, by name, with their types.
 #[derive(Default)]
-pub struct Functions<'f>(HashMap<u64, Function<'f>>);
+pub struct Functions<'f>(HashMap<u64, (Types, Function<'f>)>);
 
 impl<'f> Functions<'f> {
     /// Makes an empty set.
@@ -26,8 +27,8 @@ impl<'f> Functions<'f> {
     /// [`CallError::NameTaken`].
     pub fn register<A, R, E>(&mut self, name: &str, mut function: impl FnMut(A) -> Result<R, E> + 'f) -> Result<(), CallError>
     where
-        A: DeserializeOwned,
-        R: Serialize,
+        A: DeserializeOwned + Schema,
+        R: Serialize + Schema,
         E: Display,
     {
         let function = move |buffer: &mut [u8], len: usize| match message::decode(&buffer[..len]) {
@@ -37,17 +38,18 @@ impl<'f> Functions<'f> {
         match self.0.entry(id(name)) {
             Entry::Occupied(_) => Err(CallError::NameTaken),
             Entry::Vacant(vacant) => {
-                vacant.insert(Box::new(function));
+                vacant.insert((Types::of::<A, R>(), Box::new(function)));
                 Ok(())
             }
         }
     }
 
-    /// Calls a function with the request in the first `len` bytes of the buffer.
-    pub(crate) fn call(&mut self, function: u64, buffer: &mut [u8], len: usize) -> (Kind, usize) {
-        match self.0.get_mut(&function) {
-            Some(function) => function(buffer, len),
-            None => (Kind::UnknownFunction, 0),
+    /// Calls a function, of whose types the caller says `types`, with the request in the first `len` bytes of the buffer.
+    pub(crate) fn call(&mut self, function: u64, types: Types, buffer: &mut [u8], len: usize) -> (Kind, usize) {
+        let Some((own, function)) = self.0.get_mut(&function) else { return (Kind::UnknownFunction, 0) };
+        match own.refuse(types) {
+            None => function(buffer, len),
+            Some(kind) => (kind, 0),
         }
     }
 }
@@ -89,7 +91,7 @@ mod tests {
     fn functions() -> Functions<'static> {
         let mut functions = Functions::new();
         functions.register("double", |number: u32| number.checked_mul(2).ok_or("too large to double")).unwrap();
-        functions.register("repeat", |(text, times): (String, usize)| Ok::<_, &str>(text.repeat(times))).unwrap();
+        functions.register("repeat", |(text, times): (String, u32)| Ok::<_, &str>(text.repeat(times as usize))).unwrap();
         functions
     }
 
@@ -97,7 +99,7 @@ mod tests {
     fn call(name: &str, request: &[u8]) -> (Kind, Vec<u8>) {
         let mut buffer = [0; 16];
         buffer[..request.len()].copy_from_slice(request);
-        let (kind, len) = functions().call(id(name), &mut buffer, request.len());
+        let (kind, len) = functions().call(id(name), Types::UNKNOWN, &mut buffer, request.len());
         (kind, buffer[..len].to_vec())
     }
 
@@ -115,6 +117,14 @@ mod tests {
         assert_eq!(call("repeat", b"\x02\xff\xff\x01").0, Kind::BadRequest, "not UTF-8");
         assert_eq!(call("repeat", b"\x02ab\x08").0, Kind::ReplyTooLarge);
         assert_eq!(call("double", &[0xff, 0xff, 0xff, 0xff, 0x0f]), (Kind::Failed, b"too large to dou".into()), "cut to the box");
+    }
+
+    #[test]
+    fn callers_with_other_types_are_refused_though_their_request_decodes() {
+        let call = |types| functions().call(id("double"), types, &mut [21, 0, 0, 0], 1);
+        assert_eq!(call(Types::of::<u32, u32>()), (Kind::Reply, 1));
+        assert_eq!(call(Types::of::<u64, u32>()), (Kind::BadRequest, 0));
+        assert_eq!(call(Types::of::<u32, bool>()), (Kind::BadReply, 0));
     }
 
     #[test]

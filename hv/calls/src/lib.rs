@@ -33,9 +33,9 @@
 //! }
 //! ```
 //!
-//! Arguments are one value, or a tuple where the guest's function takes several. postcard messages do not carry their types: a request that
-//! the guest cannot decode, or that has bytes left over, is [`CallError::BadRequest`]; one of another type that happens to
-//! decode is not noticed.
+//! Arguments are one value, or a tuple where the guest's function takes several. A type of one's own needs three derives: `Serialize`, `Deserialize`, and
+//! `Schema` of [postcard_schema], whose fingerprint goes with each call: a caller that has other types than the function gets
+//! [`CallError::BadRequest`] or [`CallError::BadReply`] before the function is run, even where its request would decode by chance.
 #![no_std]
 #![forbid(unsafe_code)]
 

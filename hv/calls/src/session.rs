@@ -7,7 +7,8 @@ use hv::{
     Error, Stop, Vm,
     contract::{CallRefused, Turn},
 };
-use hv_abi::function::{Answer, FAILED_MAX_BYTES, Kind, id};
+use hv_abi::function::{Answer, FAILED_MAX_BYTES, Kind, Types, id};
+use postcard_schema::Schema;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Who runs a VM, and gives it what hv hands on.
@@ -69,7 +70,11 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
     /// # Errors
     /// Why there is no reply.
     #[inline]
-    pub fn call<A: Serialize + ?Sized, R: DeserializeOwned>(&mut self, name: &str, request: &A) -> Result<R, CallError> {
+    pub fn call<A: Serialize + Schema + ?Sized, R: DeserializeOwned + Schema>(
+        &mut self,
+        name: &str,
+        request: &A,
+    ) -> Result<R, CallError> {
         self.call_until(u64::MAX, name, request)
     }
 
@@ -78,7 +83,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
     ///
     /// # Errors
     /// Why there is no reply.
-    pub fn call_until<A: Serialize + ?Sized, R: DeserializeOwned>(
+    pub fn call_until<A: Serialize + Schema + ?Sized, R: DeserializeOwned + Schema>(
         &mut self,
         deadline: u64,
         name: &str,
@@ -87,7 +92,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
         self.prepare()?;
         let capacity = self.buffer.len() as u64;
         let len = message::encode(request, &mut self.buffer).ok_or(CallError::RequestTooLarge { capacity })?;
-        self.vm.request(id(name), deadline, &self.buffer[..len])?;
+        self.vm.request(id(name), const { Types::of::<A, R>() }, deadline, &self.buffer[..len])?;
         loop {
             match self.embedder.run(&mut self.vm) {
                 Stop::Answered(answer) => return self.decode(answer),
@@ -137,6 +142,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
             }
             Kind::UnknownFunction => Err(CallError::UnknownFunction),
             Kind::BadRequest => Err(CallError::BadRequest),
+            Kind::BadReply => Err(CallError::BadReply),
             Kind::ReplyTooLarge => Err(CallError::ReplyTooLarge),
             Kind::Ready => Err(CallError::NotServing),
         }
@@ -145,7 +151,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
     #[cold]
     fn attend(&mut self, stop: Stop) -> ControlFlow<Stop> {
         match stop {
-            Stop::HostCall { function, len } => match self.serve(function, len) {
+            Stop::HostCall { function, types, len } => match self.serve(function, types, len) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(CallRefused::Hv(error)) => ControlFlow::Break(Stop::Host(error)),
                 Err(_) => ControlFlow::Break(stop),
@@ -156,11 +162,11 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
     }
 
     /// Serves a function call of the guest.
-    fn serve(&mut self, function: u64, len: usize) -> Result<(), CallRefused> {
+    fn serve(&mut self, function: u64, types: Types, len: usize) -> Result<(), CallRefused> {
         // The session's own buffer holds nothing while the guest runs.
         self.make_room()?;
         self.vm.read_outbox(&mut self.buffer[..len])?;
-        let (kind, len) = self.functions.call(function, &mut self.buffer, len);
+        let (kind, len) = self.functions.call(function, types, &mut self.buffer, len);
         self.vm.respond(kind, &self.buffer[..len])
     }
 }

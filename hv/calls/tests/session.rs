@@ -6,7 +6,7 @@ use core::ops::ControlFlow;
 use hv::{Stop, Vm};
 use hv_abi::{
     call::{Call, Status},
-    function::{Answer, FAILED_MAX_BYTES, Kind, id},
+    function::{Answer, FAILED_MAX_BYTES, Kind, Types, id},
 };
 use hv_calls::{CallError, Embedder, Functions, Session};
 use machine::{BOX_BYTES, Guest, OUTBOX_PAYLOAD, vm};
@@ -69,6 +69,7 @@ fn every_answer_is_a_value_or_its_own_error() {
     assert_eq!(call(answer(Kind::Failed, b"why \xff")), Err(CallError::Failed("why \u{fffd}".into())));
     assert_eq!(call(answer(Kind::UnknownFunction, &[])), Err(CallError::UnknownFunction));
     assert_eq!(call(answer(Kind::BadRequest, &[])), Err(CallError::BadRequest));
+    assert_eq!(call(answer(Kind::BadReply, &[])), Err(CallError::BadReply));
     assert_eq!(call(answer(Kind::ReplyTooLarge, &[])), Err(CallError::ReplyTooLarge));
     assert_eq!(call((Call::Exit { code: 3 }, Vec::new())), Err(CallError::Ended(Stop::Exit(3))));
     let Err(CallError::Failed(text)) = call(answer(Kind::Failed, &[b'x'; CAPACITY])) else { panic!("no text") };
@@ -81,11 +82,18 @@ fn a_request_arrives_with_its_function_and_length() {
     let (mut puppet, mut functions) =
         (Puppet::new(guest, [ready(), answer(Kind::Reply, &[1]), answer(Kind::Reply, &[])]), Functions::new());
     let mut session = Session::new(vm, &mut puppet, &mut functions);
+    let types = Types::of::<(u8, String), bool>();
     assert_eq!(session.call_until::<_, bool>(77, "check", &(7u8, "ab")), Ok(true));
     assert_eq!(
         machine::inbox(session.vm(), 36),
-        [&id("check").to_le_bytes()[..], &[4, 0, 0, 0, 0, 0, 0, 0], &[77, 0, 0, 0, 0, 0, 0, 0], &[0; 8], &[7, 2, b'a', b'b']]
-            .concat()
+        [
+            &id("check").to_le_bytes()[..],
+            &[4, 0, 0, 0, 0, 0, 0, 0],
+            &[77, 0, 0, 0, 0, 0, 0, 0],
+            &types.encode().to_le_bytes(),
+            &[7, 2, b'a', b'b']
+        ]
+        .concat()
     );
     let exits = session.vm().vcpu().exits();
     assert_eq!(session.call::<_, ()>("check", &()), Ok(()));
@@ -107,7 +115,7 @@ fn requests_that_do_not_fit_go_nowhere() {
 #[test]
 fn a_guest_that_does_not_serve_cannot_be_called() {
     let (mut vm, mut guest) = vm();
-    guest.call(&mut vm, Call::HostCall { function: 1, len: 0 }.encode());
+    guest.call(&mut vm, Call::HostCall { function: 1, len: 0, types: Types::UNKNOWN }.encode());
     let (mut puppet, mut functions) = (Puppet::new(guest, []), Functions::new());
     let mut session = Session::new(vm, &mut puppet, &mut functions);
     assert_eq!(session.call::<_, ()>("f", &()), Err(CallError::NotServing), "it waits for the host's answer: re-entrant");
@@ -120,8 +128,10 @@ fn a_guest_that_does_not_serve_cannot_be_called() {
 #[test]
 fn the_guests_calls_are_served_in_the_middle_of_one() {
     let (vm, guest) = vm();
-    let host_call =
-        |name: &str, request: &[u8]| (Call::HostCall { function: id(name), len: request.len() as u64 }, request.to_vec());
+    let typed = |name: &str, types, request: &[u8]| {
+        (Call::HostCall { function: id(name), len: request.len() as u64, types }, request.to_vec())
+    };
+    let host_call = |name: &str, request: &[u8]| typed(name, Types::UNKNOWN, request);
     let deeds = [
         host_call("double", &[21]),
         ready(),
@@ -129,6 +139,9 @@ fn the_guests_calls_are_served_in_the_middle_of_one() {
         host_call("double", &[0xff; 4]),
         host_call("nonesuch", &[]),
         host_call("fail", &[]),
+        typed("double", Types::of::<u8, u8>(), &[21]),
+        typed("double", Types::of::<bool, u8>(), &[1]),
+        typed("double", Types::of::<u8, u64>(), &[1]),
         answer(Kind::Reply, &[9]),
     ];
     let mut puppet = Puppet::new(guest, deeds);
@@ -138,8 +151,10 @@ fn the_guests_calls_are_served_in_the_middle_of_one() {
     let mut session = Session::new(vm, &mut puppet, &mut functions);
     assert_eq!(session.call::<_, u8>("f", &()), Ok(9));
     drop(session);
-    let answers = [(Kind::Reply, 1), (Kind::Reply, 1), (Kind::BadRequest, 0), (Kind::UnknownFunction, 0), (Kind::Failed, 2)];
-    let words = answers.map(|(kind, len)| Answer { kind, len }.encode());
+    let untyped = [(Kind::Reply, 1), (Kind::Reply, 1), (Kind::BadRequest, 0), (Kind::UnknownFunction, 0), (Kind::Failed, 2)];
+    // What decodes by chance is refused where the guest says that it has other types.
+    let typed = [(Kind::Reply, 1), (Kind::BadRequest, 0), (Kind::BadReply, 0)];
+    let words: Vec<_> = [&untyped[..], &typed].concat().into_iter().map(|(kind, len)| Answer { kind, len }.encode()).collect();
     assert_eq!([&puppet.seen[1..2], &puppet.seen[3..]].concat(), words);
 }
 
@@ -165,5 +180,46 @@ fn a_status_for_each_call_out_of_place() {
     };
     assert_eq!(status(Call::Serve { answer: Answer::bare(Kind::BadRequest) }), Status::OutOfTurn);
     assert_eq!(status(Call::Serve { answer: Answer { kind: Kind::Reply, len: CAPACITY as u32 + 1 } }), Status::TooLarge);
-    assert_eq!(status(Call::HostCall { function: 0, len: u64::MAX }), Status::TooLarge);
+    assert_eq!(status(Call::HostCall { function: 0, len: u64::MAX, types: Types::UNKNOWN }), Status::TooLarge);
+}
+
+#[test]
+fn what_is_too_large_depends_on_the_boxes() {
+    for box_bytes in [4096, 64 << 10, 256 << 10] {
+        let (mut vm, mut guest) = vm();
+        machine::give_other_boxes(&mut vm, box_bytes);
+        let capacity = box_bytes - 32;
+        let mut status = |call: Call| {
+            let stop = guest.call(&mut vm, call.encode());
+            (stop == Stop::Interrupted).then(|| Status::decode(vm.vcpu().rax()).unwrap_err())
+        };
+        let host_call = |len| Call::HostCall { function: 0, len, types: Types::UNKNOWN };
+        assert_eq!(status(host_call(capacity + 1)), Some(Status::TooLarge));
+        assert_eq!(status(ready().0), None);
+        let reply = |len: u64| Call::Serve { answer: Answer { kind: Kind::Reply, len: len as u32 } };
+        vm.request(id("f"), Types::UNKNOWN, u64::MAX, &[]).unwrap();
+        let mut status = |call: Call| {
+            let stop = guest.call(&mut vm, call.encode());
+            (stop == Stop::Interrupted).then(|| Status::decode(vm.vcpu().rax()).unwrap_err())
+        };
+        assert_eq!(status(reply(capacity + 1)), Some(Status::TooLarge));
+        assert_eq!(status(reply(capacity)), None);
+    }
+}
+
+#[test]
+fn a_session_keeps_to_the_boxes_that_the_guest_has_now() {
+    let (vm, guest) = vm();
+    let mut puppet = Puppet::new(guest, [ready()].into_iter().chain((0..4).map(|_| answer(Kind::Reply, &[]))));
+    let mut functions = Functions::new();
+    let mut session = Session::new(vm, &mut puppet, &mut functions);
+    assert_eq!(session.call::<_, ()>("f", &()), Ok(()));
+    for box_bytes in [64 << 10, 4096] {
+        machine::give_other_boxes(session.parts().0, box_bytes);
+        let capacity = box_bytes - 32;
+        // Such a text's length takes two bytes, or three.
+        let text = "x".repeat(capacity as usize - if capacity < 1 << 14 { 2 } else { 3 });
+        assert_eq!(session.call::<_, ()>("f", &text), Ok(()));
+        assert_eq!(session.call::<_, ()>("f", &format!("{text}x")), Err(CallError::RequestTooLarge { capacity }));
+    }
 }

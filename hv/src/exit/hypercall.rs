@@ -58,8 +58,8 @@ fn leave(context: &mut Context<'_>, call: Call) -> Next {
             Ok(()) => Stop::Answered(given),
             Err(status) => return answer(context, status),
         },
-        Call::HostCall { function, len } => match context.contract.host_call(len) {
-            Ok(()) => Stop::HostCall { function, len: len as usize },
+        Call::HostCall { function, len, types } => match context.contract.host_call(len) {
+            Ok(()) => Stop::HostCall { function, types, len: len as usize },
             Err(status) => return answer(context, status),
         },
     })

@@ -11,7 +11,10 @@ use crate::{
     x86::{Exception, PageFaultCode, Vector},
 };
 use core::fmt;
-use hv_abi::{call::Stream, function::Answer};
+use hv_abi::{
+    call::Stream,
+    function::{Answer, Types},
+};
 
 /// Why `run` returned to the embedder.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +42,8 @@ pub enum Stop {
     HostCall {
         /// `hv_abi::function::id` of its name.
         function: u64,
+        /// Its types, as the guest knows them.
+        types: Types,
         /// Length of the request in bytes.
         len: usize,
     },
@@ -171,7 +176,7 @@ impl fmt::Display for Stop {
             Self::Sleep { until } => write!(f, "sleeps until time stamp {until}"),
             Self::Ready => f.write_str("ready for its first request"),
             Self::Answered(answer) => write!(f, "answers a request: {:?}, {} bytes", answer.kind, answer.len),
-            Self::HostCall { function, len } => write!(f, "calls function {function:#x} of the host with {len} bytes"),
+            Self::HostCall { function, len, .. } => write!(f, "calls function {function:#x} of the host with {len} bytes"),
             Self::Exit(code) => write!(f, "exit with code {code}"),
             Self::Panic(_) => f.write_str("panic"),
             Self::Io { access, .. } => {

@@ -140,6 +140,12 @@ fn calls() -> Vec<Trial> {
         case("a_wrong_type_is_an_error", serve("one\n", "number"), |outcome| {
             assert!(outcome.log.contains("the function takes something else"), "{}", outcome.log);
         }),
+        case("a_type_that_would_decode_by_chance_is_an_error", serve("one\n", "takes_bytes"), |outcome| {
+            assert!(outcome.log.contains("the function takes something else"), "{}", outcome.log);
+        }),
+        case("a_reply_that_would_decode_by_chance_is_an_error", serve("one\n", "returns_bytes"), |outcome| {
+            assert!(outcome.log.contains("the function returns something else"), "{}", outcome.log);
+        }),
         case(
             "visits_outlive_their_guests",
             || {

@@ -20,6 +20,7 @@ const OUTBOX: Gpa = Gpa(0x2_2000);
 pub const OUTBOX_PAYLOAD: Gpa = Gpa(0x2_2020);
 /// Size of each box.
 pub const BOX_BYTES: u64 = 0x2000;
+const OTHER_BOXES: Gpa = Gpa(0x8_0000);
 const TABLES: u64 = 0x4_0000;
 const MEMORY: u64 = 1 << 20;
 const R8: usize = 8;
@@ -55,9 +56,18 @@ impl Guest {
 /// A VM with a call buffer, and what it runs on.
 pub fn vm() -> (Vm, Guest) {
     let (mut vm, guest) = vm_without_boxes();
-    let buffer = CallBuffer::new(INBOX, OUTBOX, BOX_BYTES, vm.memory()).unwrap();
-    vm.set_call_buffer(buffer);
+    give_boxes(&mut vm, INBOX, OUTBOX, BOX_BYTES);
     (vm, guest)
+}
+
+/// Gives a VM boxes of this size, at most 256 KiB, elsewhere than [`vm`] has them.
+pub fn give_other_boxes(vm: &mut Vm, box_bytes: u64) {
+    give_boxes(vm, OTHER_BOXES, OTHER_BOXES.wrapping_add(box_bytes), box_bytes);
+}
+
+fn give_boxes(vm: &mut Vm, inbox: Gpa, outbox: Gpa, box_bytes: u64) {
+    let buffer = CallBuffer::new(inbox, outbox, box_bytes, vm.memory()).unwrap();
+    vm.set_call_buffer(buffer);
 }
 
 /// A VM without a call buffer, and what it runs on.

@@ -6,7 +6,8 @@ use core::ops::ControlFlow;
 use hv::{Cpu, Error, Hypervisor, Stop, Vm};
 use hv_calls::{CallError, Embedder, Functions, Session};
 use loader::{Extras, Image, Start};
-use serde_bytes::{ByteBuf, Bytes};
+use postcard_schema::{Schema, schema::NamedType};
+use serde::{Deserialize, Serialize};
 use wire::bench::Call;
 
 use super::{Measured, STAMPING, seam, summary};
@@ -19,6 +20,15 @@ const CALLS: usize = 2000;
 /// Length of the request and of the reply of [`Call::Bytes`].
 const REQUEST_BYTES: usize = 24 << 10;
 const REPLY_BYTES: usize = 8 << 10;
+
+/// Bytes that are copied as one; serde takes a slice of them for a list of numbers.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Bytes(#[serde(with = "serde_bytes")] Vec<u8>);
+
+impl Schema for Bytes {
+    const SCHEMA: &'static NamedType = <[u8]>::SCHEMA;
+}
 
 /// An embedder that has nothing else to do.
 struct Plain<'a>(&'a mut Cpu<Processor>);
@@ -52,12 +62,12 @@ pub(super) fn measure(
         .unwrap_or_else(|error| report::fail(format_args!("the guest for calls is refused: {error}")));
     let (mut plain, mut functions) = (Plain(cpu), Functions::new());
     let mut session = Session::new(vm, &mut plain, &mut functions);
-    let request = vec![1; REQUEST_BYTES];
+    let request = Bytes(vec![1; REQUEST_BYTES]);
     let once = |session: &mut Session<'_, '_, Plain<'_>>| {
         let start = clock::now();
         let replied = match call {
             Call::Empty => session.call::<_, ()>("empty", &()),
-            Call::Bytes => session.call::<_, ByteBuf>("bytes", Bytes::new(&request)).and_then(|reply| match reply.len() {
+            Call::Bytes => session.call::<_, Bytes>("bytes", &request).and_then(|reply| match reply.0.len() {
                 REPLY_BYTES => Ok(()),
                 _ => Err(CallError::BadReply),
             }),

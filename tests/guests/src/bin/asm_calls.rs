@@ -37,8 +37,8 @@ _start:
     mov r12, rdi                # boot information block
     mov edx, 0x4856             # doorbell port, from here on
 
-    mov r13d, 1                 # a host of version 1.x
-    cmp word ptr [r12 + 10], 1
+    mov r13d, 1                 # a host of version 2.x
+    cmp word ptr [r12 + 10], 2
     jne .Lexit
 
     mov r13d, 10                # Functions, Sleep, Input
@@ -114,6 +114,7 @@ _start:
     mov [rbx + 32], eax
     movabs rdi, 0xa033434e2ab9d82d
     mov esi, 4
+    xor r8d, r8d                # nothing to say of its types
     mov eax, 7
     out dx, eax
     cmp rax, 1                  # kind 0 (Reply), length 1

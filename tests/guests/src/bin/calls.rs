@@ -10,6 +10,7 @@ use alloc::{
 };
 
 use guest_sdk::{CallError, ServeError, args, functions, println};
+use postcard_schema::{Schema, schema::NamedType};
 use serde::{Serialize, Serializer};
 
 #[guest_sdk::host]
@@ -30,6 +31,18 @@ mod wrong {
     }
 }
 
+/// Declares functions of the host wrongly, but so that postcard would not notice.
+mod nearly {
+    use alloc::{string::String, vec::Vec};
+    use guest_sdk::CallError;
+
+    #[guest_sdk::host]
+    extern "C" {
+        pub fn store_get(key: &[u8]) -> Result<Option<String>, CallError>;
+        pub fn store_put(key: &str, value: &str) -> Result<Option<Vec<u8>>, CallError>;
+    }
+}
+
 #[guest_sdk::function]
 fn empty() {}
 
@@ -42,6 +55,10 @@ fn bytes(picture: &[u8]) -> Bytes<'static> {
 
 /// Serde takes a slice of bytes for a list of numbers, unless it is told.
 struct Bytes<'a>(&'a [u8]);
+
+impl Schema for Bytes<'_> {
+    const SCHEMA: &'static NamedType = <[u8]>::SCHEMA;
+}
 
 impl Serialize for Bytes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -72,12 +89,24 @@ fn number(negative: bool, number: i64) -> i64 {
     if negative { -number } else { number }
 }
 
+/// Takes what postcard cannot tell from a text.
+#[guest_sdk::function]
+fn takes_bytes(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).into()
+}
+
+/// Returns what postcard cannot tell from a text.
+#[guest_sdk::function]
+fn returns_bytes(line: &str) -> &[u8] {
+    line.as_bytes()
+}
+
 #[guest_sdk::main]
 fn main() {
     if args().count() > 1 {
         return call_the_host();
     }
-    guest_sdk::serve!(empty, bytes, handle, number)
+    guest_sdk::serve!(empty, bytes, handle, number, takes_bytes, returns_bytes)
 }
 
 fn call_the_host() {
@@ -88,6 +117,9 @@ fn call_the_host() {
     assert_eq!(no_such_function(), Err(CallError::UnknownFunction));
     assert_eq!(wrong::store_get(7, 300), Err(CallError::BadRequest));
     assert_eq!(wrong::store_put("key", "three"), Err(CallError::BadReply));
+    assert_eq!(nearly::store_get(b"key"), Err(CallError::BadRequest));
+    assert_eq!(nearly::store_put("key", "three"), Err(CallError::BadReply));
+    assert_eq!(store_get("key"), Ok(Some("two".into())), "what has other types is not run");
     assert!(matches!(store_put("key", &"x".repeat(60_000)), Ok(Some(_))));
     let too_large = "x".repeat(65_504);
     assert_eq!(store_get(&too_large), Err(CallError::RequestTooLarge));
@@ -98,7 +130,10 @@ fn call_the_host() {
     assert_eq!(store_get("33"), Ok(None));
     assert_eq!(fill_the_store(""), full);
     // A call is being encoded while another one is made.
-    assert_eq!(functions::call_host::<_, Result<(), CallError>>("store_get", &Calls), Err(CallError::RequestTooLarge));
+    assert_eq!(
+        functions::call_host::<_, Result<Option<String>, CallError>>("store_get", &Calls),
+        Err(CallError::RequestTooLarge)
+    );
     println!("all answered");
 }
 
@@ -109,6 +144,10 @@ fn fill_the_store(text: &str) -> Result<(), CallError> {
 
 /// Calls the host while it is encoded.
 struct Calls;
+
+impl Schema for Calls {
+    const SCHEMA: &'static NamedType = str::SCHEMA;
+}
 
 impl Serialize for Calls {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
