@@ -52,7 +52,10 @@ use hv_abi::{
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::backend::{self, Called, NoCalls};
+use crate::{
+    backend::{self, Called, NoCalls},
+    time::Instant,
+};
 #[doc(hidden)]
 pub use backend::Outbox;
 #[doc(hidden)]
@@ -193,6 +196,17 @@ pub fn try_serve(functions: &[Function]) -> ServeError {
         NoCalls::Nested => ServeError::Nested,
         NoCalls::Unsupported => ServeError::Unsupported,
     }
+}
+
+/// Returns until when the host waits for the function that it has called: what comes later it may not take any more, and it may end the guest. `None` where
+/// it does not say, outside of its calls, and in a process.
+pub fn deadline() -> Option<Instant> {
+    backend::deadline_ns().map(Instant::from_ns)
+}
+
+/// Returns how many bytes a request or a reply can have at most, in postcard's encoding; 0 without a call buffer.
+pub fn capacity() -> usize {
+    backend::capacity()
 }
 
 /// The answer to a request that the function does not take.

@@ -76,6 +76,19 @@ pub fn run_as_process<T: Termination>(main: fn() -> T) -> ! {
 /// Calls a function of the guest as an embedder would, through messages. To call it as a Rust function is simpler, and shows the same but for
 /// what its types become on the way.
 ///
+/// ```
+/// use guest_sdk::{CallError, mock};
+///
+/// #[guest_sdk::function]
+/// fn double(number: u32) -> u32 {
+///     2 * number
+/// }
+///
+/// assert_eq!(mock::call::<double, _, u32>(&21u32), Ok(42));
+/// assert_eq!(mock::call::<double, _, u32>(&21u64), Err(CallError::BadRequest));
+/// assert_eq!(mock::call::<double, _, bool>(&0u32), Err(CallError::BadReply));
+/// ```
+///
 /// # Errors
 /// What the embedder would be told.
 pub fn call<F: Exported, A: Serialize + Schema + ?Sized, R: DeserializeOwned + Schema>(request: &A) -> Result<R, CallError> {

@@ -28,7 +28,6 @@ impl Instant {
     }
 
     /// The reading that shows so many nanoseconds.
-    #[cfg(target_os = "none")]
     pub(crate) const fn from_ns(ns: u64) -> Self {
         Self(ns)
     }

@@ -124,6 +124,24 @@ impl Outbox {
     }
 }
 
+/// The time, in nanoseconds, until which the host waits for the request that is served.
+pub(crate) fn deadline_ns() -> Option<u64> {
+    if !SERVING.is_locked() {
+        return None;
+    }
+    let at = info().inbox as usize + offset_of!(Header, deadline);
+    // SAFETY: the contract puts a header there, 8-aligned; only the host writes it, and not while the guest runs.
+    match unsafe { ptr::with_exposed_provenance::<u64>(at).read_volatile() } {
+        u64::MAX => None,
+        stamp => Some(run_info().clock.ns(stamp)),
+    }
+}
+
+/// Most bytes of a request or a reply.
+pub(crate) fn capacity() -> usize {
+    Outbox::find().map_or(0, |outbox| outbox.len)
+}
+
 /// Serves the host's calls with `serve`, which gets a function and a request. Returns only where that is not possible.
 pub(crate) fn serve(mut serve: impl FnMut(Called, &[u8], &mut Outbox) -> Answer) -> NoCalls {
     let Some(_serving) = SERVING.try_lock() else { return NoCalls::Nested };

@@ -12,11 +12,15 @@ pub(crate) mod process;
 #[cfg(target_os = "none")]
 pub use guest::Outbox;
 #[cfg(target_os = "none")]
-pub(crate) use guest::{args, call_host, env, exit, files, now_ns, read, run_info, serve, sleep_until, write};
+pub(crate) use guest::{
+    args, call_host, capacity, deadline_ns, env, exit, files, now_ns, read, run_info, serve, sleep_until, write,
+};
 #[cfg(not(target_os = "none"))]
 pub use process::Outbox;
 #[cfg(not(target_os = "none"))]
-pub(crate) use process::{args, call_host, env, exit, files, now_ns, read, run_info, serve, sleep_until, write};
+pub(crate) use process::{
+    args, call_host, capacity, deadline_ns, env, exit, files, now_ns, read, run_info, serve, sleep_until, write,
+};
 
 /// A file: its name and its contents.
 pub(crate) type File = (&'static str, &'static [u8]);

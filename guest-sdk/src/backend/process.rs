@@ -18,13 +18,13 @@ use std::{
 use hv_abi::{
     boot::RunInfo,
     call::{Status, Stream},
-    function::{Answer, Types},
+    function::{Answer, PAYLOAD, Types},
 };
 
 use super::{Called, File, NoCalls};
 
-/// Room for requests and replies, in bytes.
-const BOX_BYTES: usize = hv_abi::boot::BOX_BYTES as usize;
+/// Room for a request or a reply, in bytes.
+const CAPACITY: usize = (hv_abi::boot::BOX_BYTES - PAYLOAD) as usize;
 
 /// A function of the host: it gets what its caller knows of its types, a request, and the room for its reply.
 pub(crate) type HostFunction = Box<dyn FnMut(Types, &[u8], &mut [u8]) -> Answer>;
@@ -113,7 +113,7 @@ pub struct Outbox(Vec<u8>);
 impl Outbox {
     /// Makes one that is empty.
     pub(crate) fn new() -> Self {
-        Self(std::vec![0; BOX_BYTES])
+        Self(std::vec![0; CAPACITY])
     }
 
     pub(crate) fn with<T>(&mut self, write: impl FnOnce(&mut [u8]) -> T) -> Option<T> {
@@ -126,6 +126,15 @@ impl Outbox {
     }
 }
 
+/// Nobody waits for a process.
+pub(crate) fn deadline_ns() -> Option<u64> {
+    None
+}
+
+pub(crate) fn capacity() -> usize {
+    CAPACITY
+}
+
 /// Nobody calls a process.
 pub(crate) fn serve(_serve: impl FnMut(Called, &[u8], &mut Outbox) -> Answer) -> NoCalls {
     NoCalls::Unsupported
@@ -136,7 +145,7 @@ pub(crate) fn call_host<T>(
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
     decode: impl FnOnce(Result<Answer, Status>, &[u8]) -> T,
 ) -> Result<T, NoCalls> {
-    let mut room = std::vec![0; BOX_BYTES];
+    let mut room = std::vec![0; CAPACITY];
     let Some(len) = encode(&mut room) else { return Ok(decode(Err(Status::TooLarge), &[])) };
     let request = room[..len].to_vec();
     // Taken out while it runs: it may call others.

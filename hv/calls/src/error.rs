@@ -29,10 +29,22 @@ pub enum CallError {
     NoBuffer,
     /// The guest ended, or went where the embedder does not follow, before it replied.
     Ended(Stop),
+    /// The embedder interrupted the guest for good ([`Stop::Interrupted`]) before it replied.
+    TimedOut,
     /// Two functions have the same name, or names that the contract cannot tell apart.
     NameTaken,
     /// hv failed.
     Hv(Error),
+}
+
+impl CallError {
+    /// The guest's run ended with this stop.
+    pub(crate) fn ended(stop: Stop) -> Self {
+        match stop {
+            Stop::Interrupted => Self::TimedOut,
+            stop => Self::Ended(stop),
+        }
+    }
 }
 
 impl From<CallRefused> for CallError {
@@ -64,6 +76,7 @@ impl fmt::Display for CallError {
             Self::NotServing => f.write_str("the guest does not serve calls now"),
             Self::NoBuffer => f.write_str("the guest has no call buffer"),
             Self::Ended(stop) => write!(f, "the guest did not reply: {stop}"),
+            Self::TimedOut => f.write_str("the guest did not reply in time"),
             Self::NameTaken => f.write_str("there is a function of that name already"),
             Self::Hv(error) => error.fmt(f),
         }

@@ -79,10 +79,10 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
     }
 
     /// Calls a function of the guest, which can look up the time stamp until which its caller waits. To end a guest that does not keep to it is up to
-    /// [`Embedder::attend`].
+    /// [`Embedder::attend`]: it breaks with [`Stop::Interrupted`].
     ///
     /// # Errors
-    /// Why there is no reply.
+    /// Why there is no reply: among others [`CallError::TimedOut`].
     pub fn call_until<A: Serialize + Schema + ?Sized, R: DeserializeOwned + Schema>(
         &mut self,
         deadline: u64,
@@ -98,7 +98,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
                 Stop::Answered(answer) => return self.decode(answer),
                 stop => {
                     if let ControlFlow::Break(stop) = self.attend(stop) {
-                        return Err(CallError::Ended(stop));
+                        return Err(CallError::ended(stop));
                     }
                 }
             }
@@ -112,7 +112,7 @@ impl<'a, 'f, E: Embedder> Session<'a, 'f, E> {
             Turn::HostRequests => Ok(()),
             Turn::Guest => match self.run() {
                 Stop::Ready => Ok(()),
-                stop => Err(CallError::Ended(stop)),
+                stop => Err(CallError::ended(stop)),
             },
             _ => Err(CallError::NotServing),
         }

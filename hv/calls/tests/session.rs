@@ -72,6 +72,7 @@ fn every_answer_is_a_value_or_its_own_error() {
     assert_eq!(call(answer(Kind::BadReply, &[])), Err(CallError::BadReply));
     assert_eq!(call(answer(Kind::ReplyTooLarge, &[])), Err(CallError::ReplyTooLarge));
     assert_eq!(call((Call::Exit { code: 3 }, Vec::new())), Err(CallError::Ended(Stop::Exit(3))));
+    assert_eq!(call((Call::Nop, Vec::new())), Err(CallError::TimedOut), "the embedder breaks with `Interrupted`");
     let Err(CallError::Failed(text)) = call(answer(Kind::Failed, &[b'x'; CAPACITY])) else { panic!("no text") };
     assert_eq!(text.len() as u64, FAILED_MAX_BYTES, "long texts are cut off");
 }

@@ -9,7 +9,7 @@ use alloc::{
 use core::{cell::RefCell, iter};
 
 use host::store::{self, Store};
-use hv::{Cpu, Frames, Hypervisor, Platform, Vm, hw::RealCpu};
+use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, hw::RealCpu};
 use hv_abi::{
     Features,
     boot::{BOX_BYTES, RunInfo},
@@ -108,7 +108,8 @@ impl Host<'_> {
             return self.run_foreign(guest, protocol);
         }
         let files: Vec<File<'_>> = guest.files.iter().map(|file| File { name: &file.name, data: &file.data }).collect();
-        let extras = Extras { files: &files, box_bytes: BOX_BYTES };
+        let box_bytes = if guest.box_bytes == 0 { BOX_BYTES } else { guest.box_bytes };
+        let extras = Extras { files: &files, box_bytes };
         let image = match Image::prepare_with(self.frames, &guest.image, guest.memory, &extras) {
             Ok(image) => image,
             Err(error) => return Run::refused(&error),
@@ -173,8 +174,9 @@ impl Host<'_> {
                 Err(error) => return Run::refused(&error),
             };
             self.attendant.begin(wire::Input::None, guest);
+            let deadline = self.attendant.deadline;
             let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
-            let reply = session.call::<_, String>(function, line.as_str());
+            let reply = session.call_until::<_, String>(deadline, function, line.as_str());
             let ticks = clock::now() - start;
             apic::disarm();
             let exits = session.vm().vcpu().exits();
@@ -186,7 +188,12 @@ impl Host<'_> {
                 }
                 Err(error) => {
                     log::error!("{}: {error}", guest.name);
-                    if let CallError::Ended(stop) = error {
+                    let stop = match error {
+                        CallError::Ended(stop) => Some(stop),
+                        CallError::TimedOut => Some(Stop::Interrupted),
+                        _ => None,
+                    };
+                    if let Some(stop) = stop {
                         let end = attend::end(session.vm(), stop);
                         last = Run::of(session.vm(), end);
                     }

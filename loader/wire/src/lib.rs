@@ -110,6 +110,8 @@ pub struct Guest<'a> {
     pub profile: Profile,
     /// Memory size in bytes.
     pub memory: u64,
+    /// Size of each box of its call buffer in bytes; 0 for the usual.
+    pub box_bytes: u64,
     /// Longest time it may run, in milliseconds; 0 is no limit.
     pub limit_ms: u64,
     /// So many microseconds more; 0 with no milliseconds is no limit.

@@ -8,6 +8,8 @@ use xtask::{backtrace::Lines, boot::Platform, qemu::Clock};
 use super::case;
 
 const COUNTING: fn() -> Platform = || Platform { clock: Clock::Instructions, ..Platform::default() };
+/// How long a call may take.
+const CALL_LIMIT_MS: u64 = 100;
 /// 2026-01-01 00:00 UTC: when machines that count instructions start.
 const WALL_SECONDS: &str = "1767225600";
 
@@ -104,18 +106,20 @@ fn platform() -> Vec<Trial> {
 fn calls() -> Vec<Trial> {
     let serve = |lines: &'static str, function: &'static str| {
         move || {
-            Boot::new().input(lines).program("calls", &[]).with(move |guest| {
+            // Instructions are counted: however busy this machine is, a call has the same time.
+            Boot::new().on(COUNTING()).input(lines).program("calls", &[]).with(move |guest| {
                 guest.serve = Some(function.into());
-                guest.limit_ms = 2000;
+                guest.limit_ms = CALL_LIMIT_MS;
             })
         }
     };
     vec![
         case(
             "the_hosts_functions_answer",
-            || Boot::new().program("calls", &["host"]),
+            || Boot::new().program("calls", &["host"]).program("calls", &["small"]).with(|guest| guest.box_bytes = 4096),
             |outcome| {
-                assert_eq!((outcome.console.as_str(), outcome.end(0)), ("all answered\n", &End::Exit(0)));
+                assert_eq!([outcome.end(0), outcome.end(1)], [&End::Exit(0); 2]);
+                assert_eq!(outcome.console, "all answered\n".repeat(2));
             },
         ),
         case("a_call_that_fails_harms_no_other", serve("one\nfail\nfail at length\nserve\nlarge\ntwo\n", "handle"), |outcome| {
@@ -128,10 +132,12 @@ fn calls() -> Vec<Trial> {
                 [Outcome::Replied, Outcome::Failed, Outcome::Failed, Outcome::Replied, Outcome::Failed, Outcome::Replied]
             );
         }),
-        case("a_guest_that_ends_in_a_call_harms_no_other", serve("panic\nspin\nexit\nafter\n", "handle"), |outcome| {
-            assert_eq!(outcome.console, "AFTER\n");
+        case("a_guest_that_ends_in_a_call_harms_no_other", serve("panic\nspin\nexit\ntime\n", "handle"), |outcome| {
+            // The time begins before the guest does, and an instruction is a nanosecond.
+            assert_eq!(outcome.console, format!("{} ms\n", CALL_LIMIT_MS - 1));
             assert_eq!(outcomes(outcome.reports()), [Outcome::Failed, Outcome::Failed, Outcome::Failed, Outcome::Replied]);
             assert!(outcome.log.contains("the guest did not reply: panic"), "{}", outcome.log);
+            assert!(outcome.log.contains("the guest did not reply in time"), "{}", outcome.log);
             assert!(outcome.log.contains("the guest did not reply: exit with code 5"), "{}", outcome.log);
         }),
         case("a_wrong_name_is_an_error", serve("one\n", "nonesuch"), |outcome| {

@@ -9,7 +9,7 @@ use alloc::{
     string::{String, ToString},
 };
 
-use guest_sdk::{CallError, ServeError, args, functions, println};
+use guest_sdk::{CallError, ServeError, args, functions, println, time::Instant};
 use postcard_schema::{Schema, schema::NamedType};
 use serde::{Serialize, Serializer};
 
@@ -77,6 +77,9 @@ fn handle(line: &str) -> Result<String, String> {
             core::hint::spin_loop();
         },
         "large" => Ok("x".repeat(1 << 20)),
+        "time" => {
+            Ok(functions::deadline().map_or("any".into(), |deadline| format!("{} ms", (deadline - Instant::now()).as_millis())))
+        }
         "serve" => Ok(format!("{:?}", functions::try_serve(&[]) == ServeError::Nested)),
         "exit" => guest_sdk::exit(5),
         line => Ok(line.to_uppercase()),
@@ -103,8 +106,10 @@ fn returns_bytes(line: &str) -> &[u8] {
 
 #[guest_sdk::main]
 fn main() {
-    if args().count() > 1 {
-        return call_the_host();
+    match args().nth(1) {
+        Some("small") => return call_the_host_through_small_boxes(),
+        Some(_) => return call_the_host(),
+        None => {}
     }
     guest_sdk::serve!(empty, bytes, handle, number, takes_bytes, returns_bytes)
 }
@@ -134,6 +139,18 @@ fn call_the_host() {
         functions::call_host::<_, Result<Option<String>, CallError>>("store_get", &Calls),
         Err(CallError::RequestTooLarge)
     );
+    println!("all answered");
+}
+
+/// The boxes have 4096 bytes. The guest before this one left a long text in the store.
+fn call_the_host_through_small_boxes() {
+    assert_eq!(functions::capacity(), 4096 - 32);
+    // Two bytes say how long the text is.
+    let fits = "x".repeat(functions::capacity() - 2);
+    assert_eq!(store_get(&fits), Ok(None));
+    assert_eq!(store_get(&format!("{fits}x")), Err(CallError::RequestTooLarge));
+    assert_eq!(store_get("key"), Err(CallError::ReplyTooLarge));
+    assert_eq!(functions::deadline(), None);
     println!("all answered");
 }
 
