@@ -199,6 +199,13 @@ impl Outcome {
         ends.nth(number).unwrap_or_else(|| panic!("no report tells how guest {number} ended"))
     }
 
+    /// Returns how often each guest left for the hypervisor, in the order of the guests.
+    pub fn exits(&self) -> Vec<u64> {
+        let exits =
+            self.reports().iter().filter_map(|report| if let Report::Ended { exits, .. } = report { Some(*exits) } else { None });
+        exits.collect()
+    }
+
     /// Tells whether the host said that it carried the job out; if not, what happened instead.
     pub fn failure(&self) -> Option<String> {
         self.booted.failure()

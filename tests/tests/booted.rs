@@ -18,19 +18,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tests::{Boot, Outcome, guest_elf};
-use wire::{Disturb, End, Report};
-use xtask::{
-    boot::Platform,
-    qemu::{Board, Clock},
-};
+use wire::{Disturb, End};
+use xtask::{boot::Platform, qemu::Board};
 
 const GREETING: &str = "Hello, world, from a unikernel with 16 MiB of memory!\n";
 /// What `printf abc | sha256sum` prints.
 const DIGEST_OF_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 /// The SHA-256 digest of 4 MiB of the bytes 0 to 250, over and over.
 const DIGEST_OF_PATTERN: &str = "a117210941a0b00dcb2d8577e680d84b6fa0eaf760d2afc654c953b9859d54fa";
-/// From the machine's first instruction to the guest's first byte.
-const FIRST_BYTE_MAX_INSTRUCTIONS: u64 = 30_000_000;
 
 fn main() {
     let cases = [
@@ -125,18 +120,8 @@ const CODES: [&str; 5] = ["0", "-1", "256", "2147483647", "-2147483648"];
 /// The machine that all of it runs on.
 fn machines() -> Vec<Trial> {
     let q35 = Platform { board: Board::Q35, ..Platform::default() };
-    let counting = Platform { clock: Clock::Instructions, ..Platform::default() };
     vec![
         case("hello_on_q35", move || Boot::new().on(q35).program("hello", &[]), |outcome| assert_eq!(outcome.console, GREETING)),
-        case(
-            "first_byte_comes_soon",
-            move || Boot::new().on(counting).program("hello", &[]),
-            |outcome| {
-                let instructions = |report: &Report| if let Report::FirstByte { tsc } = report { Some(*tsc) } else { None };
-                let count = outcome.reports().iter().find_map(instructions).expect("the guest wrote something");
-                assert!(count < FIRST_BYTE_MAX_INSTRUCTIONS, "{count} instructions");
-            },
-        ),
         case(
             "twenty_guests_in_one_boot",
             || (0..20).fold(Boot::new(), |boot, _| boot.program("hello", &[])),
@@ -216,9 +201,8 @@ fn limits() -> Vec<Trial> {
 
 /// Guests whose TR and GS point at hostile memory while interrupts come.
 fn host_state() -> Vec<Trial> {
-    let counting = Platform { clock: Clock::Instructions, ..Platform::default() };
     let boot = move |disturb| {
-        let boot = Boot::new().on(counting).program("hostile_segments", &[]).with(|guest| {
+        let boot = Boot::new().on(Platform::COUNTING).program("hostile_segments", &[]).with(|guest| {
             guest.memory = 64 << 20;
             guest.disturb = disturb;
         });

@@ -43,6 +43,11 @@ pub struct Platform {
     pub clock: Clock,
 }
 
+impl Platform {
+    /// A microvm under TCG whose clock counts instructions: every run is the same.
+    pub const COUNTING: Self = Self { accel: Accel::Tcg, board: Board::Microvm, clock: Clock::Instructions };
+}
+
 /// A QEMU that carries a job out.
 pub struct Boot {
     qemu: Qemu,

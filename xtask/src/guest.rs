@@ -183,9 +183,7 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_guests() {
         let error = source("xtask", &packages()).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "no guest and no file is called 'xtask'; the guests are: hello, json, panic, pvh64, pvh32, multiboot, multiboot_flat, raw, reset, tour, random, vcpu64, vcpu32, strings, hostile64, hostile32"
-        );
+        let known: Vec<_> = ["hello", "json", "panic"].into_iter().chain(kernels::names()).collect();
+        assert_eq!(error, format!("no guest and no file is called 'xtask'; the guests are: {}", known.join(", ")));
     }
 }

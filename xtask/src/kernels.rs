@@ -1,6 +1,12 @@
 //! Builds the kernels of `tests/kernels`, which know nothing of hv, with GNU's compiler, assembler and linker.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -55,35 +61,50 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     KERNELS.iter().map(|kernel| kernel.name)
 }
 
-/// Builds a kernel, where that is needed, and returns its image.
+/// Builds a kernel, if this process has not done so, and returns its image.
 ///
 /// # Errors
 /// There is none of that name, or no compiler, or it fails.
 pub fn build(name: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
     let Some(kernel) = KERNELS.iter().find(|kernel| kernel.name == name) else { bail!("no kernel is called {name}") };
-    setup::ensure_compiler()?;
-    let (sources, folder) = (root().join("tests/kernels"), root().join("target/kernels"));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // Side by side with other builds of the same: a file of its own, moved to its place when it is done.
-    let fresh = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
-    let elf = fresh.path().join("image.elf");
-    let mut gcc = Command::new("gcc");
-    gcc.current_dir(&sources).args(FLAGS.split_whitespace()).args(kernel.words.split_whitespace());
-    if kernel.script == "kernel.ld" {
-        gcc.arg(format!("-DNAME=\"{name}\"")).args(kernel.sources.split_whitespace());
+    // A build that panicked left nothing half done.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(image) = built.get(kernel.name) {
+        return Ok(image.clone());
     }
-    run(gcc.args(["-T", kernel.script, "-o"]).arg(&elf), name)?;
-    let image = match kernel.form {
-        Form::Elf => elf,
-        Form::Bare => {
-            let bare = fresh.path().join("image.bin");
-            run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(&bare), name)?;
-            bare
+    setup::ensure_compiler()?;
+    let image = kernel.build()?;
+    built.insert(kernel.name, image.clone());
+    Ok(image)
+}
+
+impl Kernel {
+    /// Compiles and links it, and returns its image.
+    fn build(&self) -> Result<PathBuf> {
+        let (sources, folder) = (root().join("tests/kernels"), root().join("target/kernels"));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        // Side by side with other builds of the same: a file of its own, moved to its place when it is done.
+        let fresh = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
+        let elf = fresh.path().join("image.elf");
+        let mut gcc = Command::new("gcc");
+        gcc.current_dir(&sources).args(FLAGS.split_whitespace()).args(self.words.split_whitespace());
+        if self.script == "kernel.ld" {
+            gcc.arg(format!("-DNAME=\"{}\"", self.name)).args(self.sources.split_whitespace());
         }
-    };
-    let kept = folder.join(name);
-    fs::rename(&image, &kept).with_context(|| format!("cannot move {}", kept.display()))?;
-    Ok(kept)
+        run(gcc.args(["-T", self.script, "-o"]).arg(&elf), self.name)?;
+        let image = match self.form {
+            Form::Elf => elf,
+            Form::Bare => {
+                let bare = fresh.path().join("image.bin");
+                run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(&bare), self.name)?;
+                bare
+            }
+        };
+        let kept = folder.join(self.name);
+        fs::rename(&image, &kept).with_context(|| format!("cannot move {}", kept.display()))?;
+        Ok(kept)
+    }
 }
 
 fn run(command: &mut Command, name: &str) -> Result<()> {

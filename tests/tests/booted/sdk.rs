@@ -3,11 +3,10 @@
 use libtest_mimic::Trial;
 use tests::Boot;
 use wire::{Crash, End, File, Input, Outcome, Report, Seed};
-use xtask::{backtrace::Lines, boot::Platform, qemu::Clock};
+use xtask::{backtrace::Lines, boot::Platform};
 
 use super::case;
 
-const COUNTING: fn() -> Platform = || Platform { clock: Clock::Instructions, ..Platform::default() };
 /// How long a call may take.
 const CALL_LIMIT_MS: u64 = 100;
 /// 2026-01-01 00:00 UTC: when machines that count instructions start.
@@ -45,9 +44,9 @@ fn platform() -> Vec<Trial> {
         ),
         case(
             "counted_instructions_make_each_run_the_same",
-            move || boot(COUNTING()),
+            move || boot(Platform::COUNTING),
             move |outcome| {
-                let again = boot(COUNTING()).run().unwrap();
+                let again = boot(Platform::COUNTING).run().unwrap();
                 assert_eq!(outcome.console, again.console);
                 let (random, wall) = outcome.console.trim().split_once(' ').expect("two numbers");
                 assert!(random.parse::<u64>().is_ok());
@@ -65,7 +64,7 @@ fn platform() -> Vec<Trial> {
         ),
         case(
             "a_tick_comes_when_it_is_due",
-            || Boot::new().on(COUNTING()).program("ticker", &["1", "200"]),
+            || Boot::new().on(Platform::COUNTING).program("ticker", &["1", "200"]),
             |outcome| {
                 // An instruction is a nanosecond, and printing takes fewer than a million of them.
                 let ticks: Vec<_> = outcome.console.lines().collect();
@@ -75,7 +74,7 @@ fn platform() -> Vec<Trial> {
         ),
         case(
             "a_timer_interrupts_exactly_as_often_as_it_should",
-            || Boot::new().on(COUNTING()).program("interrupts", &[]),
+            || Boot::new().on(Platform::COUNTING).program("interrupts", &[]),
             |outcome| {
                 let said = "50 ticks while it worked\n200 ticks in 200 ms while it was halted\n1 tick once\n";
                 assert_eq!((outcome.console.as_str(), outcome.end(0)), (said, &End::Exit(0)));
@@ -85,11 +84,7 @@ fn platform() -> Vec<Trial> {
             "the_clock_takes_no_exit",
             || Boot::new().program("clock", &["10"]).program("clock", &["100000"]),
             |outcome| {
-                let exits = outcome.reports().iter().filter_map(|report| match report {
-                    Report::Ended { exits, .. } => Some(*exits),
-                    _ => None,
-                });
-                let exits: Vec<_> = exits.collect();
+                let exits = outcome.exits();
                 // An interrupt of the host's timer is an exit as well; there is one where a guest takes long.
                 assert!(exits[1] < exits[0] + 100, "{exits:?}");
             },
@@ -107,7 +102,7 @@ fn calls() -> Vec<Trial> {
     let serve = |lines: &'static str, function: &'static str| {
         move || {
             // Instructions are counted: however busy this machine is, a call has the same time.
-            Boot::new().on(COUNTING()).input(lines).program("calls", &[]).with(move |guest| {
+            Boot::new().on(Platform::COUNTING).input(lines).program("calls", &[]).with(move |guest| {
                 guest.serve = Some(function.into());
                 guest.limit_ms = CALL_LIMIT_MS;
             })

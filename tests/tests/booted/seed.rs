@@ -6,11 +6,8 @@ use wire::{End, Entry, Guest};
 
 use crate::{
     case,
-    kernels::{counting, kernel},
+    kernels::{WELL, counting, kernel},
 };
-
-/// What every kernel of ours leaves with when all is well.
-const WELL: i32 = 42;
 
 /// What the tour prints: in each mode the vectors that it took, with error codes behind a slash and the address of a page fault behind an @; what the
 /// console port read; CR0, CR4 and EFER.
