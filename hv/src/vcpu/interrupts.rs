@@ -13,7 +13,7 @@ impl Vcpu {
     }
 
     /// What the guest's time stamp counter reads when the host's reads `tsc`.
-    pub(crate) fn guest_time(&self, tsc: u64) -> u64 {
+    pub fn guest_time(&self, tsc: u64) -> u64 {
         tsc.wrapping_add(self.vmcb.control.tsc_offset)
     }
 

@@ -7,13 +7,14 @@ use zerocopy::IntoBytes;
 
 impl Vm {
     /// Calls a function of the guest, which is ready for it ([`crate::Stop::Ready`], [`crate::Stop::Answered`]): the guest gets the request when it is run
-    /// next. `types` are the function's, as the caller knows them; `deadline` is a time stamp that the guest may look at, `u64::MAX` for none.
+    /// next. `types` are the function's, as the caller knows them; `deadline` is a time stamp of the host that the guest may look at, as one of its own; `u64::MAX` for none.
     ///
     /// # Errors
     /// The guest cannot take the request now, or not one of this length.
     pub fn request(&mut self, function: u64, types: Types, deadline: u64, payload: &[u8]) -> Result<(), CallRefused> {
         let len = payload.len() as u64;
         let inbox = self.contract.begin_request(len)?.inbox();
+        let deadline = if deadline == u64::MAX { deadline } else { self.vcpu().guest_time(deadline) };
         let header = Header { function, len, deadline, types: types.encode() };
         self.write_physical(inbox, header.as_bytes())?;
         self.write_physical(inbox.wrapping_add(size_of::<Header>() as u64), payload)?;

@@ -178,7 +178,10 @@ impl Attendant {
 
     /// Lets time pass, for a second at most, and answers the call.
     fn sleep(&mut self, vm: &mut Vm, until: u64) {
-        let longest = clock::now().saturating_add(self.tsc_hertz).min(self.deadline);
+        let now = clock::now();
+        let longest = now.saturating_add(self.tsc_hertz).min(self.deadline);
+        // The guest's time stamps are its own.
+        let until = now.saturating_add(until.saturating_sub(vm.vcpu().guest_time(now)));
         apic::wait_until(until.min(longest));
         vm.answer(u64::from(until > longest));
     }

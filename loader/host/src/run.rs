@@ -159,7 +159,8 @@ impl Host<'_> {
         if seed.is_some() {
             features = features.with(Features::SEED);
         }
-        let clock = Clock::new(now, tsc_hertz);
+        // The guest's time stamp counter begins at 0.
+        let clock = Clock::new(0, tsc_hertz);
         let run = RunInfo { generation: 0, tsc_hertz, clock, wall_ns, seed: seed.unwrap_or_default() };
         image.spawn(&self.hypervisor, &Start { args: &args, env: &env, run, features })
     }
