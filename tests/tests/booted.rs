@@ -142,6 +142,16 @@ fn faults() -> Vec<Trial> {
             assert!(line.parse::<u32>().is_ok() && column.parse::<u32>().is_ok(), "{place}");
             assert_eq!(message, "the answer is 42");
         }),
+        then_hello(
+            "a_panic_whose_texts_cannot_be_read_has_none",
+            || Boot::new().program("panic", &["texts"]),
+            |end| assert_eq!(*end, End::Panic { place: "unknown place".into(), message: String::new() }),
+        ),
+        then_hello(
+            "a_panic_whose_report_cannot_be_read_is_one",
+            || Boot::new().program("panic", &["report"]),
+            |end| assert!(matches!(end, End::Panic { message, .. } if message.contains("cannot be read")), "{end:?}"),
+        ),
         hostile("out_of_memory", |end| {
             let End::Panic { message, .. } = end else { panic!("{end:?}") };
             assert!(message.contains(&(2 * tests::MEMORY_BYTES).to_string()), "{message}");

@@ -28,12 +28,12 @@ pub(crate) fn read(vm: &Vm, PanicAt(at): PanicAt) -> End {
     End::Panic { place, message }
 }
 
-/// Reads at most `MAX` bytes of text.
+/// Reads at most `MAX` bytes of text; one that cannot be read is empty.
 fn text<const MAX: usize>(vm: &Vm, start: u64, len: u64) -> String {
     let mut buffer = [0; MAX];
     let bytes = &mut buffer[..len.min(MAX as u64) as usize];
     match vm.read(Gva(start), bytes) {
         Ok(()) => String::from_utf8_lossy(bytes).into_owned(),
-        Err(_) => format!("(text at {start:#x} cannot be read)"),
+        Err(_) => String::new(),
     }
 }
