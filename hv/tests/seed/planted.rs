@@ -132,6 +132,14 @@ fn seed_every_bug_of_the_virtual_cpu_has_a_section() {
     assert!(unwatched.is_empty(), "no section is asked to notice {unwatched:?}");
 }
 
+#[test]
+fn seed_every_bug_stands_in_the_readme() {
+    let readme = include_str!("../../README.md");
+    let words: Vec<_> = readme.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
+    let missing: Vec<_> = Bug::VCPU.iter().chain(Bug::EMULATION).filter(|bug| !words.contains(&&*format!("{bug:?}"))).collect();
+    assert!(missing.is_empty(), "README.md does not name {missing:?}");
+}
+
 /// Plants a bug, and tells whether a test of the section fails, with SVM's optional features or without.
 fn is_noticed(section: &Section, bug: Bug) -> bool {
     let planted = plant(bug);
