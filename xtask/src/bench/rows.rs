@@ -121,7 +121,7 @@ pub const ROWS: &[Row] = &[
         .target(230)
         .exits(1.01)
         .kvm("h_out_interrupt_iret")
-        .missed("leaving for the embedder and coming back is 171 of them"),
+        .missed("most of it is leaving for the embedder and coming back"),
     row("apic/eoi-x2apic", exit("eoi")).target(150),
     row("apic/timer-tick", Loop("timer_tick", TIMES, &[], Present))
         .target(900)

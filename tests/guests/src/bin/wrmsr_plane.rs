@@ -1,4 +1,4 @@
-//! Writes to the MSR plane, which is read-only: #GP, and no handler for it.
+//! Writes to a register of the MSR plane that can only be read: #GP, and no handler for it.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "the write is the test")]
