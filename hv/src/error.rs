@@ -19,6 +19,9 @@ pub enum Error {
     MemorySize(u64),
     /// The guest-physical address lies outside guest memory.
     OutsideMemory(Gpa),
+    /// The range of guest memory that begins there cannot come or go: it does not begin and end at multiples of 2 MiB or the end of memory, or it is not all
+    /// memory, or not all outside it, as it should be.
+    MemoryRange(Gpa),
     /// The range that begins there is empty, or overlaps another device's.
     DeviceRange(Gpa),
     /// The boxes of a call buffer overlap, are not 8-aligned, too small, too large, or not in guest memory.
@@ -34,7 +37,7 @@ pub enum NoSvm {
     DisabledAndLocked,
     /// VM_CR.SVMDIS is set, and a key is needed to clear it (CPUID 8000_000A EDX.SVML).
     DisabledWithKey,
-    /// SVM revision 0, or fewer than two ASIDs: nothing to run a guest with.
+    /// So many ASIDs, fewer than two: one for the host, none to run a guest with.
     TooFewAsids(u32),
     /// Somebody has switched SVM on already (EFER.SVME is set).
     InUse,
@@ -65,6 +68,12 @@ impl fmt::Display for Error {
                 f,
                 "guest memory of {bytes} bytes is not offered: it must be a multiple of 4096, above 0 and at most 512 GiB"
             ),
+            Self::MemoryRange(gpa) => {
+                write!(
+                    f,
+                    "the range of guest memory at {gpa} is not one that can come or go: it must begin and end at multiples of 2 MiB"
+                )
+            }
             Self::DeviceRange(gpa) => write!(f, "the device at {gpa} has an empty range, or overlaps another one"),
             Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
             Self::CallBuffer => f.write_str("the call buffer does not lie in guest memory as it must"),

@@ -77,6 +77,10 @@ bugs! {
     DowngradeOwesNothing,
     /// Dropping all tables owes no flush.
     DropOwesNothing,
+    /// Taking host rights from frames owes no flush.
+    RestrictOwesNothing,
+    /// Taking a range out of memory owes no flush.
+    UnmapOwesNothing,
 
     // Re-checks.
     /// INVLPG and MOV CR3 leave shadow tables as they are that the guest has changed since.
@@ -89,6 +93,12 @@ bugs! {
     TableIsNotProtected,
     /// The leaves of a frame that was copied stay.
     LeavesStay,
+    /// The leaves of a frame that lost host rights stay.
+    RestrictedLeavesStay,
+    /// What tables said while the host kept them from being marked stays after the guest's next flush.
+    RestrictedTablesStayInStep,
+    /// The leaves of a range that comes or goes stay, and the tables that lie there.
+    UnmappedLeavesStay,
     /// A leaf that hv removes for one frame is removed whatever it maps.
     LeavesAreNotCompared,
     /// A leaf makes way for the next one of its frame though it still maps that.
@@ -143,6 +153,8 @@ bugs! {
     // Quarantine.
     /// A table that leaves use is given back at once.
     TablesSkipQuarantine,
+    /// Frames that leave guest memory are given back at once.
+    UnmappedFramesSkipQuarantine,
 
     // Clean bits.
     /// A change of CR0, CR3, CR4 or EFER leaves its clean bit set.

@@ -3,14 +3,14 @@
 mod functions;
 
 use crate::{
-    addr::{Gpa, Gva, PAGE_SIZE},
+    addr::{Gfn, Gpa, Gva, PAGE_SIZE},
     contract::{CallBuffer, Contract},
     error::Error,
     exit::{self, Context, Device, Devices, Next, Outside, PortAccess, Stop, Work},
     hw::Hw,
-    mem::{GuestMemory, PageCounts},
+    mem::{GuestMemory, HostRights, PageCounts},
     plant::{Bug, planted},
-    shadow::{Access, Kind, ShadowMmu, translate},
+    shadow::{Access, FlushDuty, Kind, ShadowMmu, translate},
     vcpu::{Cpu, EntryState, Hypervisor, Vcpu},
 };
 use alloc::{boxed::Box, sync::Arc};
@@ -185,6 +185,37 @@ impl Vm {
             self.memory.write(at, &bytes[written..written + count])?;
             written += count;
         }
+        Ok(())
+    }
+
+    /// Changes what the host lets the guest do with frames, whatever the guest's own tables say: an access that it is refused ends in [`Stop::Denied`]. May
+    /// come at any time; frames in the range that nobody has touched are touched for it.
+    ///
+    /// # Errors
+    /// [`Error::OutsideMemory`], [`Error::NoFrames`]; the frames before were changed.
+    pub fn restrict(&mut self, frames: Range<Gfn>, rights: HostRights) -> Result<(), Error> {
+        let changed = self.mmu.restrict(&mut self.memory, frames, rights);
+        self.vcpu.owe(changed.unwrap_or(FlushDuty::Asid));
+        changed.map(drop)
+    }
+
+    /// Takes a range out of guest memory: what was there is lost, its frames go back to the host, and accesses lead outside of memory from now on. May come
+    /// at any time.
+    ///
+    /// # Errors
+    /// [`Error::MemoryRange`] when the range does not begin and end at multiples of 2 MiB or the end of memory, or is not all memory; [`Error::NoHeap`].
+    /// Nothing has changed then.
+    pub fn unmap(&mut self, range: Range<Gpa>) -> Result<(), Error> {
+        self.vcpu.owe(self.mmu.unmap(&mut self.memory, &range)?);
+        Ok(())
+    }
+
+    /// Makes a range guest memory again, all zero, that was a hole from the beginning or was taken out.
+    ///
+    /// # Errors
+    /// As [`Vm::unmap`], of a range that is not all outside of memory.
+    pub fn map(&mut self, range: Range<Gpa>) -> Result<(), Error> {
+        self.vcpu.owe(self.mmu.map(&mut self.memory, &range)?);
         Ok(())
     }
 

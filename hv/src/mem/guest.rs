@@ -24,6 +24,8 @@ pub const MAX_BYTES: u64 = 512 << 30;
 
 /// One guest frame: the host frame's address and flags; 0 when there is no frame.
 type Slot = u64;
+/// There is a frame: also where its address is 0.
+const FRAME: NonZeroU64 = NonZeroU64::new(16).unwrap();
 /// The frame belongs to a base; copy it before writing.
 const SHARED: Slot = 1;
 /// In a base: the frame belongs to this base, not to one below it.
@@ -34,10 +36,12 @@ const NO_WRITE: Slot = 4;
 const NO_EXECUTE: Slot = 8;
 const ADDRESS: Slot = 0x000f_ffff_ffff_f000;
 
-/// A chunk: the address of its page of slots, and in [`OWN`] whether that is this directory's own; 0 where there is none.
+/// A chunk: the address of its page of slots, and in [`OWN`] whether that is this directory's own; 0 where there is none, or [`HOLE`].
 type Chunk = u64;
 /// The page of slots is this directory's own, not that of one below.
 const OWN: Chunk = 1;
+/// There is no memory, although others chunks may lie behind this one.
+const HOLE: Chunk = 2;
 
 /// What an access is going to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,12 +165,10 @@ struct Directory {
     pages: u64,
     /// What frames that nobody has touched yet will allow: the flags of their slots.
     untouched: Slot,
-    /// Chunks that are outside memory although others lie behind them; they are never there.
-    hole: Range<usize>,
 }
 
 impl Directory {
-    fn new(frames: Frames, bytes: u64, hole: Range<usize>) -> Result<Self, Error> {
+    fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
         if bytes == 0 || bytes > MAX_BYTES || !bytes.is_multiple_of(PAGE_SIZE as u64) {
             return Err(Error::MemorySize(bytes));
         }
@@ -175,7 +177,7 @@ impl Directory {
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| Error::NoHeap)?;
         chunks.resize(count, 0);
-        Ok(Self { frames, chunks, pages, untouched: 0, hole })
+        Ok(Self { frames, chunks, pages, untouched: 0 })
     }
 
     /// A directory that uses all the chunks of another, which must live longer.
@@ -184,15 +186,15 @@ impl Directory {
         chunks.try_reserve_exact(below.chunks.len()).map_err(|_| Error::NoHeap)?;
         chunks.extend(below.chunks.iter().map(|chunk| chunk & !OWN));
         let Self { frames, pages, untouched, .. } = *below;
-        Ok(Self { frames, chunks, pages, untouched, hole: below.hole.clone() })
+        Ok(Self { frames, chunks, pages, untouched })
     }
 
     /// The slots of a chunk, if it has any.
     #[inline]
     fn slots(&self, chunk: usize) -> Option<FrameRef<'_>> {
         let page = *self.chunks.get(chunk)?;
-        // SAFETY: a non-zero chunk is a frame that this directory owns, or one below it, which its owner keeps alive; it is given back only in `release`.
-        (page != 0).then(|| unsafe { self.frames.view(Hpa(page & ADDRESS)) })
+        // SAFETY: a chunk that is more than a mark is a frame that this directory owns, or one below it, which its owner keeps alive; it is given back only in `take_apart`.
+        (page > HOLE).then(|| unsafe { self.frames.view(Hpa(page & ADDRESS)) })
     }
 
     /// The slot of `gfn`: `Some(0)` for one never touched, `None` outside memory.
@@ -210,19 +212,46 @@ impl Directory {
     /// What stands for the slot of `gfn` where its chunk has none.
     #[cold]
     fn no_slot(&self, gfn: Gfn) -> Option<Slot> {
-        if self.hole.contains(&gfn.chunk()) { None } else { Some(0) }
+        if self.chunks[gfn.chunk()] == HOLE { None } else { Some(0) }
     }
 
+    /// The chunks of a range of addresses, which begins and ends where chunks do, if each of them is as wanted.
+    fn chunks_of(&self, range: &Range<Gpa>, wanted: impl Fn(Chunk) -> bool) -> Result<Range<usize>, Error> {
+        let is_edge = |at: Gpa| at.0.is_multiple_of(CHUNK_BYTES) || at.0 == self.pages << PAGE_SHIFT;
+        let number = |at: Gpa| at.0.div_ceil(CHUNK_BYTES) as usize;
+        let chunks = number(range.start)..number(range.end);
+        let found = self.chunks.get(chunks.clone()).filter(|found| found.iter().all(|chunk| wanted(*chunk)));
+        if is_edge(range.start) && is_edge(range.end) && found.is_some() {
+            Ok(chunks)
+        } else {
+            Err(Error::MemoryRange(range.start))
+        }
+    }
+
+    /// The slots of a chunk, if they are this directory's own.
+    fn own_slots(&self, chunk: usize) -> impl Iterator<Item = Slot> + '_ {
+        let slots = if self.chunks[chunk] & OWN != 0 { self.slots(chunk) } else { None };
+        slots.into_iter().flat_map(|slots| (0..CHUNK_SLOTS).map(move |place| slots.load(place)))
+    }
+
+    /// Leaves `mark` in the place of a chunk, and gives the frames out of it that are `ours`.
+    fn take_apart(&mut self, chunk: usize, mark: Chunk, ours: impl Fn(Slot) -> bool, mut gone: impl FnMut(Frame)) {
+        for slot in self.own_slots(chunk).filter(|&slot| slot != 0 && ours(slot)) {
+            // SAFETY: the slot is one that this directory's owner put a frame of its own in, by `Frame::into_hpa`. Nobody turns it back again: its chunk
+            // leaves the directory below.
+            gone(unsafe { self.frames.reclaim(Hpa(slot & ADDRESS)) });
+        }
+        let was = core::mem::replace(&mut self.chunks[chunk], mark);
+        if was & OWN != 0 {
+            // SAFETY: the chunk's page was this directory's own, put there by `Frame::into_hpa`, and has just left it, so nobody turns it back again.
+            drop(unsafe { self.frames.reclaim(Hpa(was & ADDRESS)) });
+        }
+    }
+
+    /// Gives back every frame that is `ours`.
     fn release(&mut self, ours: impl Fn(Slot) -> bool) {
-        for &chunk in self.chunks.iter().filter(|chunk| **chunk & OWN != 0) {
-            // SAFETY: the chunk's page is this directory's own, put there by `Frame::into_hpa`; the directory is being dropped, so nobody turns it back again.
-            let page = unsafe { self.frames.reclaim(Hpa(chunk & ADDRESS)) };
-            let slots = (0..CHUNK_SLOTS).map(|place| page.view().load(place));
-            for slot in slots.filter(|&slot| slot != 0 && ours(slot)) {
-                // SAFETY: the slot is one that this directory's owner put a frame of its own in, by `Frame::into_hpa`; the directory is being
-                // dropped, so nobody turns it back again.
-                drop(unsafe { self.frames.reclaim(Hpa(slot & ADDRESS)) });
-            }
+        for chunk in 0..self.chunks.len() {
+            self.take_apart(chunk, 0, &ours, drop);
         }
     }
 }
@@ -249,19 +278,17 @@ impl GuestMemory {
     /// # Errors
     /// [`Error::MemorySize`] when the size is zero, no multiple of 4 KiB, or above [`MAX_BYTES`]; [`Error::NoHeap`].
     pub fn new(frames: Frames, bytes: u64) -> Result<Self, Error> {
-        Self::with_hole(frames, bytes, Gpa(0)..Gpa(0))
+        Ok(Self { directory: Directory::new(frames, bytes)?, base: None, counts: PageCounts::default() })
     }
 
     /// Makes memory like [`GuestMemory::new`], of which a part is outside memory, for devices to lie in.
     ///
     /// # Errors
-    /// As for [`GuestMemory::new`]; also when the hole does not begin and end at multiples of 2 MiB.
+    /// As for [`GuestMemory::new`]; [`Error::MemoryRange`] when the hole does not begin and end at multiples of 2 MiB, or not within memory.
     pub fn with_hole(frames: Frames, bytes: u64, hole: Range<Gpa>) -> Result<Self, Error> {
-        let chunk = |at: Gpa| {
-            if at.0.is_multiple_of(CHUNK_BYTES) { Ok((at.0 / CHUNK_BYTES) as usize) } else { Err(Error::MemorySize(at.0)) }
-        };
-        let directory = Directory::new(frames, bytes, chunk(hole.start)?..chunk(hole.end)?)?;
-        Ok(Self { directory, base: None, counts: PageCounts::default() })
+        let mut memory = Self::new(frames, bytes)?;
+        memory.unmap(&hole, drop)?;
+        Ok(memory)
     }
 
     /// Makes memory that starts as `base` is, sharing its frames until they are written.
@@ -276,7 +303,6 @@ impl GuestMemory {
     /// Makes this memory immutable, to be shared by others.
     pub fn freeze(mut self) -> Base {
         let Directory { frames, pages, untouched, .. } = self.directory;
-        let hole = core::mem::take(&mut self.directory.hole);
         let own = |chunk: &usize| self.directory.chunks[*chunk] & OWN != 0;
         for slots in (0..self.directory.chunks.len()).filter(own).filter_map(|chunk| self.directory.slots(chunk)) {
             for (place, slot) in (0..CHUNK_SLOTS).map(|place| (place, slots.load(place))).filter(|(_, slot)| *slot != 0) {
@@ -284,7 +310,7 @@ impl GuestMemory {
             }
         }
         let chunks = core::mem::take(&mut self.directory.chunks);
-        Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched, hole }, _below: self.base.take() }))
+        Base(Arc::new(Layer { directory: Directory { frames, chunks, pages, untouched }, _below: self.base.take() }))
     }
 
     /// Sets what the host lets the guest do with the frames in a range that have been touched, before a virtual CPU has run.
@@ -295,9 +321,40 @@ impl GuestMemory {
         for gfn in (frames.start.0..frames.end.0).map(Gfn) {
             let slot = self.directory.slot(gfn).ok_or(Error::OutsideMemory(gfn.gpa()))?;
             if slot != 0 {
-                self.own_slots(gfn.chunk())?.store(gfn.place(), slot & !(NO_WRITE | NO_EXECUTE) | rights.encode());
+                let slots = self.own_slots(gfn.chunk()).ok_or(Error::NoFrames)?;
+                slots.store(gfn.place(), slot & !(NO_WRITE | NO_EXECUTE) | rights.encode());
             }
         }
+        Ok(())
+    }
+
+    /// Takes a range out of memory: what was there is gone, and the range is outside memory from now on.
+    ///
+    /// `gone` gets the frames that were this memory's own. They must live for as long as an old translation may lead there, or a [`GuestFrame`] be looked at
+    /// ([`GuestMemory::view_frame`]).
+    ///
+    /// # Errors
+    /// [`Error::MemoryRange`] when the range does not begin and end at multiples of 2 MiB or the end of memory, or is not all memory; nothing has changed then.
+    pub(crate) fn unmap(&mut self, range: &Range<Gpa>, mut gone: impl FnMut(Frame)) -> Result<(), Error> {
+        for chunk in self.directory.chunks_of(range, |chunk| chunk != HOLE)? {
+            self.directory.take_apart(chunk, HOLE, |slot| slot & SHARED == 0, &mut gone);
+        }
+        Ok(())
+    }
+
+    /// How many frames [`GuestMemory::unmap`] would give out.
+    pub(crate) fn own_frames(&self, range: &Range<Gpa>) -> Result<usize, Error> {
+        let slots = self.directory.chunks_of(range, |chunk| chunk != HOLE)?.flat_map(|chunk| self.directory.own_slots(chunk));
+        Ok(slots.filter(|slot| *slot != 0 && slot & SHARED == 0).count())
+    }
+
+    /// Makes a range memory, all zero, that was taken out before.
+    ///
+    /// # Errors
+    /// [`Error::MemoryRange`] when the range does not begin and end at multiples of 2 MiB or the end of memory, or some of it is memory; nothing has changed then.
+    pub(crate) fn map(&mut self, range: &Range<Gpa>) -> Result<(), Error> {
+        let chunks = self.directory.chunks_of(range, |chunk| chunk == HOLE)?;
+        self.directory.chunks[chunks].fill(0);
         Ok(())
     }
 
@@ -342,7 +399,7 @@ impl GuestMemory {
     pub fn touch(&mut self, gfn: Gfn, intent: Intent) -> Result<(GuestFrame, Touched), Error> {
         let slot = self.directory.slot(gfn).ok_or(Error::OutsideMemory(gfn.gpa()))?;
         let Some(frame) = GuestFrame::of(slot) else {
-            return Ok((self.first_touch(gfn)?, Touched::Zeroed));
+            return Ok((self.first_touch(gfn).ok_or(Error::NoFrames)?, Touched::Zeroed));
         };
         if slot & (SHARED | NO_WRITE) == SHARED && intent == Intent::Write {
             return self.copy(gfn, slot);
@@ -359,9 +416,10 @@ impl GuestMemory {
         if frame.slot() & SHARED != 0 { self.copy(gfn, frame.slot()) } else { Ok((frame, touched)) }
     }
 
-    /// Puts a zeroed host frame behind `gfn`, which lies in memory and has none.
-    fn first_touch(&mut self, gfn: Gfn) -> Result<GuestFrame, Error> {
-        let frame = self.directory.frames.take_zeroed()?;
+    /// Puts a zeroed host frame behind `gfn`, which lies in memory and has none; `None` where the host has no more frames, as below.
+    #[inline(never)]
+    fn first_touch(&mut self, gfn: Gfn) -> Option<GuestFrame> {
+        let frame = self.directory.frames.take_zeroed().ok()?;
         self.counts.zeroed += 1;
         self.put(gfn, frame, self.directory.untouched)
     }
@@ -372,7 +430,8 @@ impl GuestMemory {
         let copy = self.directory.frames.take()?;
         copy.view().copy_from(self.view(slot));
         self.counts.copied += 1;
-        Ok((self.put(gfn, copy, slot & (NO_WRITE | NO_EXECUTE))?, Touched::CopiedFrom(Hpa(slot & ADDRESS))))
+        let frame = self.put(gfn, copy, slot & (NO_WRITE | NO_EXECUTE)).ok_or(Error::NoFrames)?;
+        Ok((frame, Touched::CopiedFrom(Hpa(slot & ADDRESS))))
     }
 
     /// Reads the 64-bit word at `gpa`, which is 8-aligned; `None` outside memory.
@@ -427,7 +486,8 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Raw access to a frame that this memory gave out. Frames leave guest memory only when it is dropped, so it is still there.
+    /// Raw access to a frame that this memory gave out. Frames leave guest memory when it is dropped, or in [`GuestMemory::unmap`], which begins a new
+    /// [`crate::shadow::ShadowMmu::epoch`]: whoever keeps a frame keeps the epoch with it.
     #[inline]
     pub(crate) fn view_frame(&self, frame: GuestFrame) -> FrameRef<'_> {
         self.view(frame.slot())
@@ -441,27 +501,27 @@ impl GuestMemory {
     }
 
     #[inline]
-    fn put(&mut self, gfn: Gfn, frame: Frame, rights: Slot) -> Result<GuestFrame, Error> {
+    fn put(&mut self, gfn: Gfn, frame: Frame, rights: Slot) -> Option<GuestFrame> {
         let slots = self.own_slots(gfn.chunk())?;
-        let slot = frame.into_hpa().0 | rights;
-        slots.store(gfn.place(), slot);
-        GuestFrame::of(slot).ok_or(Error::NoFrames)
+        let slot = FRAME | frame.into_hpa().0 | rights;
+        slots.store(gfn.place(), slot.get());
+        Some(GuestFrame(slot))
     }
 
     /// The slots of a chunk of memory, to be changed.
     #[inline]
-    fn own_slots(&mut self, chunk: usize) -> Result<FrameRef<'_>, Error> {
+    fn own_slots(&mut self, chunk: usize) -> Option<FrameRef<'_>> {
         let page = match self.directory.chunks[chunk] {
             page if page & OWN != 0 => page,
             _ => self.own_chunk(chunk)?,
         };
-        // SAFETY: a chunk of this directory's own is a frame that it keeps until `release`.
-        Ok(unsafe { self.directory.frames.view(Hpa(page & ADDRESS)) })
+        // SAFETY: a chunk of this directory's own is a frame that it keeps until `take_apart`.
+        Some(unsafe { self.directory.frames.view(Hpa(page & ADDRESS)) })
     }
 
     #[cold]
-    fn own_chunk(&mut self, chunk: usize) -> Result<Chunk, Error> {
-        let page = self.directory.frames.take()?;
+    fn own_chunk(&mut self, chunk: usize) -> Option<Chunk> {
+        let page = self.directory.frames.take().ok()?;
         match self.directory.slots(chunk) {
             Some(below) => {
                 page.view().copy_from(below);
@@ -474,7 +534,7 @@ impl GuestMemory {
         }
         let page = page.into_hpa().0 | OWN;
         self.directory.chunks[chunk] = page;
-        Ok(page)
+        Some(page)
     }
 }
 
@@ -519,7 +579,34 @@ mod tests {
         let mut over = GuestMemory::over(&memory.freeze()).unwrap();
         outside(&mut over);
         outside(&mut GuestMemory::over(&over.freeze()).unwrap());
-        assert!(GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(MIB)..Gpa(6 * MIB)).is_err());
+        for (start, end) in [(MIB, 6 * MIB), (2 * MIB, 5 * MIB), (4 * MIB, 2 * MIB), (6 * MIB, 10 * MIB)] {
+            let refused = GuestMemory::with_hole(arena.frames(), 8 * MIB, Gpa(start)..Gpa(end)).err();
+            assert_eq!(refused, Some(Error::MemoryRange(Gpa(start))));
+        }
+    }
+
+    #[test]
+    fn a_range_that_was_taken_out_is_outside_memory_and_comes_back_as_zeros() {
+        let arena = Arena::leak(32);
+        let mut image = GuestMemory::new(arena.frames(), 5 * MIB).unwrap();
+        image.write(Gpa(4 * MIB), b"base").unwrap();
+        let base = image.freeze();
+        let mut memory = GuestMemory::over(&base).unwrap();
+        let before = arena.live();
+        memory.write(Gpa(4 * MIB + 4096), b"own").unwrap();
+        let range = Gpa(4 * MIB)..Gpa(5 * MIB);
+        assert_eq!(memory.own_frames(&range), Ok(1));
+        let mut gone = Vec::new();
+        memory.unmap(&range, |frame| gone.push(frame)).unwrap();
+        assert_eq!((gone.len(), arena.live()), (1, before + 1), "the page of slots went back, the frame is ours");
+        assert_eq!((memory.load(range.start), memory.present(range.start.gfn())), (None, None));
+        assert_eq!(memory.unmap(&range, drop), Err(Error::MemoryRange(range.start)), "it is no memory now");
+        assert_eq!(memory.map(&(Gpa(2 * MIB)..range.end)), Err(Error::MemoryRange(Gpa(2 * MIB))), "some of it is memory");
+        memory.map(&range).unwrap();
+        assert_eq!((memory.load(range.start), memory.map(&range)), (Some(0), Err(Error::MemoryRange(range.start))));
+        assert_eq!(GuestMemory::over(&base).unwrap().load(range.start), Some(u64::from(u32::from_le_bytes(*b"base"))));
+        drop((gone, memory, base));
+        assert_eq!(arena.live(), 0);
     }
 
     #[test]

@@ -32,7 +32,7 @@
 //! | a leaf never allows more than guest and host | `leaves_never_exceed_the_guest_and_the_host` |
 //! | leaves are made of [`GuestFrame`] only | the type of `leaf::make`, the one place that makes a leaf |
 //! | a frame that gets a private copy loses every leaf of the old one | `a_copied_frame_loses_all_its_old_leaves` |
-//! | no table frame is reused before the flush that it owes | `tables_stay_in_quarantine_until_discharged` |
+//! | no frame, of a table or of memory, is reused before the flush that it owes | `tables_stay_in_quarantine_until_discharged`; `tests/mmu`: `frames_outlive_their_duty` |
 //! | accessed and dirty bits are set as the processor sets them | `clean_pages_fault_once_more_to_become_dirty` |
 //! | after a flush, no translation of before is left that the guest has changed | `a_flush_ends_what_the_guest_has_changed` |
 //! | an access comes to nothing that the manual forbids: what the tables say, or what a TLB may still hold | `tests/mmu`: `a_guest_never_sees_what_the_manual_forbids`, `stories_end_well`; booted: `access_rights_*` |
@@ -43,6 +43,7 @@ mod leaf;
 mod paging;
 mod prefetch;
 mod rmap;
+mod slots;
 mod sync;
 mod table;
 mod walk;
@@ -496,7 +497,7 @@ impl ShadowMmu {
     }
 
     /// Removes every leaf that maps `gfn` to the host frame `hpa`; tells how many there were.
-    fn remove_leaves(&mut self, gfn: Gfn, hpa: Hpa) -> usize {
+    pub(super) fn remove_leaves(&mut self, gfn: Gfn, hpa: Hpa) -> usize {
         let mut removed = 0;
         let tables = &self.tables;
         self.reverse.for_each(gfn, |leaf| {

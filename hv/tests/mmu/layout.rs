@@ -3,27 +3,34 @@
 //! Twelve frames hold tables that the test makes up, in any paging mode; they also serve as pages. Words 1, 2, 4 and 6 of each are made up, words 0 and
 //! 510 lead to tables that map the kernel's window, so that each of the twelve can be the top table: the window shows the guest's code and every frame
 //! that matters. Large pages of any mode cover the twelve, so that aliases abound.
+//! Two frames of data lie in a part of memory that comes and goes.
 
 use crate::oracle::Mode;
 
+use std::ops::Range;
+
 /// Guest memory in bytes.
-pub const MEMORY: u64 = 8 << 20;
+pub const MEMORY: u64 = 10 << 20;
+/// The range that the embedder takes out of memory and puts in again.
+pub const SLOT: Range<u64> = 8 << 20..MEMORY;
 /// Frames whose words are made up.
 pub const TABLES: usize = 12;
 /// Words of a frame that are made up, and indices that addresses are made of.
 pub const WORDS: [usize; 4] = [1, 2, 4, 6];
 /// Frames that hold tables or data.
-pub const FRAMES: usize = TABLES + 6;
+pub const FRAMES: usize = TABLES + 8;
 /// What the window shows: those, and its own two tables, of 64-bit and of 32-bit entries.
 const SHOWN: usize = FRAMES + 2;
 /// The first of the two frames that hold PDPTEs.
 pub const PDPTES: usize = TABLES;
-/// The first of the four frames that hold data.
+/// The first of the six frames that hold data.
 pub const DATA: usize = TABLES + 2;
-/// A frame that the host does not let the guest write.
+/// A frame that the host does not let the guest write at first.
 pub const READ_ONLY: usize = DATA + 2;
-/// A frame that the host does not let the guest execute.
+/// A frame that the host does not let the guest execute at first.
 pub const NO_FETCH: usize = DATA + 3;
+/// The first of the two frames in the slot.
+pub const IN_SLOT: usize = DATA + 4;
 /// Linear addresses that accesses are made to.
 pub const ADDRESSES: usize = 12;
 
@@ -44,6 +51,8 @@ pub const fn frame(index: usize) -> u64 {
     let index = index as u64;
     if index < TABLES as u64 {
         (index / 4) << 21 | (WORDS[index as usize % 4] as u64) << 12
+    } else if index >= IN_SLOT as u64 && index < FRAMES as u64 {
+        SLOT.start | (WORDS[index as usize - IN_SLOT] as u64) << 12
     } else if index < FRAMES as u64 {
         0x50_0000 + ((index - TABLES as u64) << 12)
     } else {

@@ -1,26 +1,25 @@
 //! A guest on the model CPU, of which every access is compared with what the manual permits.
 
+mod judge;
+mod ram;
+
 use crate::{
-    layout::{self, ADDRESSES, DATA, FRAMES, MEMORY, NO_FETCH, READ_ONLY, WORDS},
-    oracle::{
-        Access, Fault, Kind, LMA, LME, Mode, NXE, P, PAE, PE, PG, PGE, PSE, Page, Physical, Registers, SMAP, SMEP, WP, Who,
-    },
-    possible::{Permitted, Possible},
+    layout::{self, ADDRESSES, DATA, FRAMES, MEMORY, SLOT, WORDS},
+    oracle::{Access, Fault, Kind, LMA, LME, Mode, NXE, P, PAE, PE, PG, PGE, PSE, Physical, Registers, SMAP, SMEP, WP, Who},
+    possible::Possible,
 };
 use hv::{
-    Cpu, EntryState, Hypervisor, Kick, Platform, Stop, Vm,
-    addr::{Gfn, Gpa, Gva, Hpa},
+    Cpu, EntryState, Error, Hypervisor, Kick, Platform, Stop, Vm,
+    addr::{Gfn, Gpa, Gva},
     exit::Outside,
     hw::model::{self, Instruction, ModelCpu, Outcome, Privilege, Script, Step},
     mem::{GuestMemory, HostRights, arena::Arena},
     svm::{Event, Segment},
     x86::{Exception, Vector, msr},
 };
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use judge::Seen;
+use ram::Ram;
+use std::{cell::Cell, ops::Range, sync::Arc};
 
 const ARENA_FRAMES: usize = 1024;
 const CPUS: usize = 2;
@@ -31,47 +30,6 @@ const CR0: u64 = PG | WP | 0x32 | PE;
 /// CR4 of a unikernel: OSXMMEXCPT, OSFXSR, PAE.
 const CR4: u64 = 0x600 | PAE;
 static QUIET: Kick = Kick::new();
-
-/// Guest memory as the test knows it, by frame.
-#[derive(Clone)]
-pub struct Ram(Vec<Option<Box<[u64; 512]>>>);
-
-impl Ram {
-    fn new() -> Self {
-        Self(vec![None; (MEMORY >> 12) as usize])
-    }
-
-    fn word(&self, at: u64) -> u64 {
-        self.0[(at >> 12) as usize].as_ref().map_or(0, |page| page[(at >> 3 & 511) as usize])
-    }
-
-    fn set_word(&mut self, at: u64, value: u64) {
-        self.0[(at >> 12) as usize].get_or_insert_with(|| Box::new([0; 512]))[(at >> 3 & 511) as usize] = value;
-    }
-
-    fn set(&mut self, at: u64, bytes: u64, value: u64) {
-        for offset in 0..bytes {
-            let (at, byte) = (at + offset, value >> (8 * offset) & 0xff);
-            let shift = 8 * (at & 7);
-            self.set_word(at & !7, self.word(at & !7) & !(0xff << shift) | byte << shift);
-        }
-    }
-}
-
-impl Physical for Ram {
-    fn load(&self, at: u64, bytes: u64) -> Option<u64> {
-        if at >= MEMORY || MEMORY - at < bytes {
-            return None;
-        }
-        // Entries are aligned.
-        assert!(at.is_multiple_of(bytes));
-        Some(self.word(at & !7) >> (8 * (at & 7)) & u64::MAX >> (64 - 8 * bytes))
-    }
-
-    fn takes_writes(&self, at: u64) -> bool {
-        at < MEMORY && at >> 12 != layout::frame(READ_ONLY) >> 12
-    }
-}
 
 /// How a machine is made.
 #[derive(Clone, Debug)]
@@ -93,22 +51,15 @@ pub struct Tally {
     pub faults: u64,
     pub stale: u64,
     pub outside: u64,
+    pub denied: u64,
     pub switches: u64,
+    pub slots: u64,
 }
 
 fn count(one: fn(&mut Tally) -> &mut u64) {
     let mut tally = TALLY.get();
     *one(&mut tally) += 1;
     TALLY.set(tally);
-}
-
-/// What the test saw of an access.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Seen {
-    Accessed(Hpa, u64),
-    Fault(Fault),
-    Outside(u64),
-    Denied(u64),
 }
 
 /// A bit that the guest can switch.
@@ -141,7 +92,7 @@ pub struct Machine {
 
 thread_local! {
     /// What was done on this thread.
-    pub static TALLY: Cell<Tally> = const { Cell::new(Tally { machines: 0, steps: 0, accesses: 0, faults: 0, stale: 0, outside: 0, switches: 0 }) };
+    pub static TALLY: Cell<Tally> = const { Cell::new(Tally { machines: 0, steps: 0, accesses: 0, faults: 0, stale: 0, outside: 0, denied: 0, switches: 0, slots: 0 }) };
     static ARENA: Cell<Option<&'static Arena>> = const { Cell::new(None) };
 }
 
@@ -173,9 +124,7 @@ impl Machine {
         let base = image(arena, &ram).freeze();
         let vm = || {
             let mut memory = GuestMemory::over(&base).unwrap();
-            let one = |frame: usize| Gfn(layout::frame(frame) >> 12)..Gfn((layout::frame(frame) >> 12) + 1);
-            memory.restrict(one(READ_ONLY), HostRights::EXECUTE).unwrap();
-            memory.restrict(one(NO_FETCH), HostRights::WRITE).unwrap();
+            ram.restricted().for_each(|(frame, rights)| memory.restrict(one(frame), rights).unwrap());
             let entry = EntryState::Long { rip: layout::code(Mode::Long), rsp: 0, rdi: 0, cr3: layout::frame(0) };
             let mut vm = Vm::new(&hypervisor, memory, &entry).unwrap();
             // Scripted accesses have no instructions that could be emulated.
@@ -232,7 +181,7 @@ impl Machine {
     /// Drops everything, and checks that every frame came back.
     pub fn finish(self) {
         self.compare_memory();
-        for (at, value) in words(&self.initial) {
+        for (at, value) in self.initial.words() {
             assert_eq!(self.other.memory().load(Gpa(at)), Some(value), "another VM's memory changed at {at:#x}");
         }
         let Self { arena, cpus, vm, other, hypervisor, .. } = self;
@@ -241,7 +190,8 @@ impl Machine {
     }
 
     fn compare_memory(&self) {
-        for (at, value) in words(&self.ram) {
+        assert_eq!(self.vm.memory().contains(Gpa(SLOT.start).gfn()), self.ram.has_slot());
+        for (at, value) in self.ram.words() {
             let is = self.vm.memory().load(Gpa(at)).expect("it is inside");
             assert_eq!(is, value, "memory at {at:#x}: {is:#x} instead of {value:#x}");
         }
@@ -289,171 +239,6 @@ impl Machine {
             ref other => panic!("{step:x?} came to {other:x?}"),
         }
     }
-
-    /// Finds what is permitted among what was seen, and goes on from there.
-    fn judge(&mut self, address: u64, access: Access, bytes: u64, value: u64, seen: Seen) {
-        let ways = self.ways(address, access, bytes);
-        let changes: Vec<_> = ways.iter().map(|way| self.changes(way, access, value, seen)).collect();
-        let touched: BTreeSet<u64> = changes.iter().flat_map(|words| words.keys().copied()).collect();
-        let now = |at: u64| self.vm.memory().load(Gpa(at)).expect("it is inside");
-        let fits =
-            |words: &Words| touched.iter().all(|&at| now(at) == words.get(&at).copied().unwrap_or_else(|| self.ram.word(at)));
-        let found = (0..ways.len()).find(|&way| self.is_seen(&ways[way], &changes[way], access, seen) && fits(&changes[way]));
-        let Some(found) = found else {
-            let words: Vec<_> = touched.iter().map(|&at| (at, self.ram.word(at), now(at))).collect();
-            panic!(
-                "{access:?} of {bytes} bytes at {address:#x} with {:x?}\nsaw {seen:x?}\npermitted {ways:x?}\nwords before and after {words:x?}",
-                self.registers
-            );
-        };
-        match seen {
-            Seen::Fault(_) => count(|tally| &mut tally.faults),
-            Seen::Outside(_) | Seen::Denied(_) => count(|tally| &mut tally.outside),
-            Seen::Accessed(..) if ways[found].is_stale => count(|tally| &mut tally.stale),
-            Seen::Accessed(..) => {}
-        }
-        // The entries were used before the data was written, which may have been one of them.
-        for (used, new) in &ways[found].updates {
-            let old = self.ram.load(used.at, used.bytes).unwrap_or(0);
-            self.ram.set(used.at, used.bytes, old | new);
-        }
-        if access.kind == Kind::Write {
-            self.take_in();
-        }
-        for (&at, &value) in &changes[found] {
-            self.ram.set_word(at, value);
-        }
-    }
-
-    /// The words that a way writes to: entries of tables, then the data.
-    fn changes(&self, way: &Way, access: Access, value: u64, seen: Seen) -> Words {
-        let mut words = Words::new();
-        let mut put = |at: u64, byte: u64, merge: fn(u64, u64) -> u64| {
-            let shift = 8 * (at & 7);
-            let word = words.entry(at & !7).or_insert_with(|| self.ram.word(at & !7));
-            *word = *word & !(0xff << shift) | merge(*word >> shift & 0xff, byte) << shift;
-        };
-        for (used, new) in &way.updates {
-            (0..used.bytes).for_each(|offset| put(used.at + offset, new >> (8 * offset) & 0xff, |old, new| old | new));
-        }
-        if access.kind == Kind::Write && matches!(seen, Seen::Accessed(..)) {
-            let places = way.parts.iter().flat_map(|&(at, count)| at..at + count).filter(|at| *at < MEMORY);
-            for (offset, at) in places.enumerate() {
-                put(at, value >> (8 * offset) & 0xff, |_, new| new);
-            }
-        }
-        words
-    }
-
-    /// All that an access may come to, over its one or two pages.
-    fn ways(&self, address: u64, access: Access, bytes: u64) -> Vec<Way> {
-        let first = bytes.min(0x1000 - address % 0x1000);
-        let mut ways = Vec::new();
-        for (number, one) in self.permitted(address, access).into_iter().enumerate() {
-            let before = ways.len();
-            let Ok(page) = one.end else {
-                ways.push(Way::of(&one, None, Vec::new()));
-                if first < bytes {
-                    // An access that was begun with a translation of before, and begins again without it, may have used the second page.
-                    ways.extend(self.permitted(address + first, access).iter().map(|two| Way::of(&one, Some(two), Vec::new())));
-                }
-                continue;
-            };
-            let others = if first == bytes || page.gpa >= MEMORY || self.denies(page.gpa, access.kind) {
-                ways.push(Way::of(&one, None, vec![(page.gpa, first)]));
-                Vec::new()
-            } else {
-                if self.is_inexpressible(access) {
-                    ways.push(Way::of(&one, None, vec![(page.gpa, first)]));
-                }
-                self.permitted(address + first, access)
-            };
-            for two in others {
-                match two.end {
-                    Ok(second) => ways.push(Way::of(&one, Some(&two), vec![(page.gpa, first), (second.gpa, bytes - first)])),
-                    Err(_) => {
-                        // Whether the first page is dirty by now is the processor's choice.
-                        ways.push(Way::of(&one, Some(&two), Vec::new()));
-                        let untouched = Permitted { end: one.end, updates: Vec::new() };
-                        ways.push(Way::of(&untouched, Some(&two), Vec::new()));
-                    }
-                }
-            }
-            ways[before..].iter_mut().for_each(|way| way.is_stale = number > 0);
-        }
-        ways
-    }
-
-    fn permitted(&self, address: u64, access: Access) -> Vec<Permitted> {
-        if self.mode() == Mode::Unpaged {
-            let walk = self.registers.walk(&self.ram, address, access);
-            return vec![Permitted { end: walk.end, updates: Vec::new() }];
-        }
-        let now = self.registers.walk(&self.ram, address, access);
-        let updates = now.updates(&self.registers, &self.ram, access);
-        let mut all = vec![Permitted { end: now.end, updates }];
-        for other in self.possible.permitted(&self.registers, &self.ram, address, access) {
-            if !all.contains(&other) {
-                all.push(other);
-            }
-        }
-        all
-    }
-
-    /// Tells whether a way could look like what was seen.
-    fn is_seen(&self, way: &Way, changes: &Words, access: Access, seen: Seen) -> bool {
-        if let Err(fault) = way.end {
-            return seen == Seen::Fault(fault);
-        }
-        let denied = way.parts.iter().find(|(gpa, _)| self.denies(*gpa, access.kind));
-        if let Some(&(gpa, _)) = way.parts.iter().find(|(gpa, _)| *gpa >= MEMORY || self.denies(*gpa, access.kind)) {
-            return seen == if denied.is_some_and(|(at, _)| *at == gpa) { Seen::Denied(gpa) } else { Seen::Outside(gpa) };
-        }
-        if let Seen::Outside(gpa) = seen {
-            // A write that no shadow entry can allow without allowing more is the embedder's to carry out.
-            let smap_without_wp = self.registers.cr0 & WP == 0 && self.registers.cr4 & SMAP != 0;
-            return smap_without_wp
-                && access.kind == Kind::Write
-                && way.is_against_rights
-                && way.parts.iter().any(|(at, _)| *at == gpa);
-        }
-        let Seen::Accessed(hpa, value) = seen else { return false };
-        let (first, _) = way.parts[0];
-        let frame = self.vm.memory().present(Gpa(first).gfn());
-        let is_there = frame.is_some_and(|frame| frame.hpa().0 + first % 0x1000 == hpa.0);
-        // What is read may be an entry that the walk itself has marked.
-        let word = |at: u64| changes.get(&(at & !7)).copied().unwrap_or_else(|| self.ram.word(at & !7));
-        let bytes = way.parts.iter().flat_map(|&(at, count)| at..at + count);
-        let expected = bytes.enumerate().fold(0, |sum, (offset, at)| sum | (word(at) >> (8 * (at & 7)) & 0xff) << (8 * offset));
-        is_there && (access.kind == Kind::Write || value == expected)
-    }
-
-    /// Tells whether a read-only page may be written only so that no shadow entry could say it without saying too much.
-    fn is_inexpressible(&self, access: Access) -> bool {
-        self.registers.cr0 & WP == 0 && self.registers.cr4 & SMAP != 0 && access.kind == Kind::Write
-    }
-
-    fn denies(&self, gpa: u64, kind: Kind) -> bool {
-        match kind {
-            Kind::Read => false,
-            Kind::Write => gpa >> 12 == layout::frame(READ_ONLY) >> 12,
-            Kind::Fetch => gpa >> 12 == layout::frame(NO_FETCH) >> 12,
-        }
-    }
-}
-
-type Words = BTreeMap<u64, u64>;
-
-/// One way for an access of one or two pages.
-#[derive(Debug)]
-struct Way {
-    end: Result<(), Fault>,
-    /// Physical addresses and byte counts.
-    parts: Vec<(u64, u64)>,
-    updates: Vec<(crate::oracle::Used, u64)>,
-    is_stale: bool,
-    /// CR0.WP = 0 is what allows it.
-    is_against_rights: bool,
 }
 
 /// The memory that a machine starts with.
@@ -481,7 +266,7 @@ fn initial(config: &Config) -> Ram {
 
 fn image(arena: &'static Arena, ram: &Ram) -> GuestMemory {
     let mut memory = GuestMemory::new(arena.frames(), MEMORY).unwrap();
-    for (at, value) in words(ram) {
+    for (at, value) in ram.words() {
         memory.write(Gpa(at), &value.to_le_bytes()).unwrap();
     }
     memory
@@ -704,8 +489,42 @@ impl Machine {
 
     /// Writes to guest memory as the embedder does.
     pub fn host_write(&mut self, at: u64, value: u64) {
-        self.vm.write_physical(Gpa(at), &value.to_le_bytes()).unwrap();
-        self.ram.set(at, 8, value);
+        let written = self.vm.write_physical(Gpa(at), &value.to_le_bytes());
+        if self.ram.is_inside(at) {
+            assert_eq!(written, Ok(()));
+            self.ram.set(at, 8, value);
+        } else {
+            assert_eq!(written, Err(Error::OutsideMemory(Gpa(at & !0xfff))));
+        }
+        self.observe();
+    }
+
+    /// The embedder changes what the guest may do with a frame.
+    pub fn restrict(&mut self, frame: usize, rights: HostRights) {
+        let frame = layout::frame(frame);
+        let restricted = self.vm.restrict(one(frame), rights);
+        if self.ram.is_inside(frame) {
+            assert_eq!(restricted, Ok(()));
+            self.ram.restrict(frame, rights);
+        } else {
+            assert_eq!(restricted, Err(Error::OutsideMemory(Gpa(frame))));
+        }
+        self.observe();
+    }
+
+    /// The embedder takes the slot out of memory, or puts it in again.
+    pub fn toggle_slot(&mut self) {
+        let slot = Gpa(SLOT.start)..Gpa(SLOT.end);
+        let not_so = Err(Error::MemoryRange(slot.start));
+        if self.ram.has_slot() {
+            assert_eq!(self.vm.map(slot.clone()), not_so, "it is memory");
+            assert_eq!(self.vm.unmap(slot), Ok(()));
+        } else {
+            assert_eq!(self.vm.unmap(slot.clone()), not_so, "it is no memory");
+            assert_eq!(self.vm.map(slot), Ok(()));
+        }
+        self.ram.toggle_slot();
+        count(|tally| &mut tally.slots);
         self.observe();
     }
 
@@ -723,25 +542,10 @@ impl Machine {
     }
 }
 
+fn one(frame: u64) -> Range<Gfn> {
+    Gfn(frame >> 12)..Gfn((frame >> 12) + 1)
+}
+
 fn is_legal(pdpte: u64) -> bool {
     pdpte & P == 0 || pdpte & PDPTE_RESERVED == 0
-}
-
-impl Way {
-    fn of(one: &Permitted, two: Option<&Permitted>, parts: Vec<(u64, u64)>) -> Self {
-        let both = || [Some(one), two].into_iter().flatten();
-        Self {
-            end: both().find_map(|part| part.end.err()).map_or(Ok(()), Err),
-            parts,
-            updates: both().flat_map(|part| part.updates.iter().copied()).collect(),
-            is_stale: false,
-            is_against_rights: both().any(|part| matches!(part.end, Ok(Page { rw: false, .. }))),
-        }
-    }
-}
-
-/// The words of the frames that are there, by address.
-fn words(ram: &Ram) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let pages = ram.0.iter().enumerate().filter_map(|(page, words)| Some((page as u64, words.as_ref()?)));
-    pages.flat_map(|(page, words)| (0..512).map(move |word| (page << 12 | word << 3, words[word as usize])))
 }

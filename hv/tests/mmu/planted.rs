@@ -21,10 +21,11 @@ use zerocopy::FromZeros;
 type Detector = fn();
 
 /// Quick ones first.
-const DETECTORS: [(&str, Detector); 5] = [
+const DETECTORS: [(&str, Detector); 6] = [
     ("forced bits", forced_bits_stand),
     ("duties", joined_duties_cover_both),
     ("quarantine", tables_outlive_their_duty),
+    ("quarantine", frames_outlive_their_duty),
     ("stories", || STORIES.iter().for_each(|(_, tell)| tell())),
     ("random guests", random_guests_see_nothing_forbidden),
 ];
@@ -120,4 +121,18 @@ fn tables_outlive_their_duty() {
         }
     }
     panic!("the tables are never dropped");
+}
+
+/// Takes a range out of memory that has frames; they must not go back before the duty is discharged.
+fn frames_outlive_their_duty() {
+    const FRAMES: usize = 5;
+    let arena = Arena::leak(64);
+    let mut memory = GuestMemory::new(arena.frames(), 4 << 20).unwrap();
+    let mut mmu = ShadowMmu::new(arena.frames(), &memory, &Paging::long(0x1000)).unwrap();
+    let before = arena.live();
+    memory.write(Gpa(2 << 20), &[1; FRAMES << 12]).unwrap();
+    let duty = mmu.unmap(&mut memory, &(Gpa(2 << 20)..Gpa(4 << 20))).unwrap();
+    assert_eq!((duty, arena.live()), (FlushDuty::Asid, before + FRAMES), "the page that named them is nobody else's");
+    mmu.discharged();
+    assert_eq!(arena.live(), before);
 }

@@ -3,10 +3,11 @@
 //! The seed is printed; `HV_SEED` sets it. A failure is shrunk to few steps, which are printed too.
 
 use crate::{
-    layout::{self, ADDRESSES, FRAMES, PDPTES, TABLES, WORDS},
+    layout::{self, ADDRESSES, FRAMES, MEMORY, PDPTES, SLOT, TABLES, WORDS},
     machine::{Config, Machine, TALLY, Toggle},
     oracle::{A, Access, D, G, Kind, Mode, NX, P, PS, RW, US, Who},
 };
+use hv::mem::HostRights;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::{
@@ -56,6 +57,13 @@ enum Op {
         word: usize,
         value: u64,
     },
+    /// The embedder changes what the guest may do with a frame.
+    Restrict {
+        frame: usize,
+        rights: HostRights,
+    },
+    /// The embedder takes a part of memory out, or puts it in again.
+    ToggleSlot,
     Invlpg(usize),
     LoadCr3(usize),
     ReloadCr3,
@@ -80,8 +88,8 @@ fn flag(bit: u64, likely: f64) -> impl Strategy<Value = u64> {
 fn entry(focus: usize) -> impl Strategy<Value = u64> {
     // A frame of data hardly is a table.
     let frame = prop_oneof![5 => 0..focus, 1 => TABLES..FRAMES].prop_map(layout::frame);
-    let large = prop_oneof![Just(0u64), Just(0x20_0000), Just(0x40_0000)].prop_map(|page| page | PS);
-    let outside = prop_oneof![Just(0x100_0000u64), Just(0x80_0000), Just(0xff_ffff_f000), Just(0x7f_c000_0000 | PS)];
+    let large = prop_oneof![Just(0u64), Just(0x20_0000), Just(0x40_0000), Just(SLOT.start)].prop_map(|page| page | PS);
+    let outside = prop_oneof![Just(0x100_0000u64), Just(MEMORY), Just(0xff_ffff_f000), Just(0x7f_c000_0000 | PS)];
     let target = prop_oneof![20 => frame, 3 => large, 1 => outside];
     let rights = (flag(RW, 0.85), flag(US, 0.8), flag(NX, 0.12));
     let others = (flag(P, 0.96), flag(A, 0.6), flag(D, 0.6), flag(G, 0.05));
@@ -122,6 +130,12 @@ fn op(focus: usize) -> impl Strategy<Value = Op> {
         Just(Toggle::NoExecute),
     ];
     let mode = prop_oneof![1 => Just(Mode::Unpaged), 2 => Just(Mode::TwoLevel), 2 => Just(Mode::Pae), 3 => Just(Mode::Long)];
+    let rights = prop_oneof![
+        4 => Just(HostRights::all()),
+        2 => Just(HostRights::EXECUTE),
+        1 => Just(HostRights::WRITE),
+        1 => Just(HostRights::empty()),
+    ];
     prop_oneof![
         40 => (0..addresses, offset, access(), bytes, entry(focus))
             .prop_map(|(address, offset, access, bytes, value)| Op::Access { address, offset, access, bytes, value }),
@@ -129,6 +143,8 @@ fn op(focus: usize) -> impl Strategy<Value = Op> {
         2 => (0..FRAMES, 0..WORDS.len(), entry(focus)).prop_map(|(frame, word, value)| Op::HostWrite { frame, word, value }),
         10 => (0..addresses, 0..4usize, entry(focus)).prop_map(|(address, depth, value)| Op::EditEntry { address, depth, value }),
         2 => (0..addresses, 0..WORDS.len(), entry(focus)).prop_map(|(address, word, value)| Op::HostWriteTo { address, word, value }),
+        2 => (0..FRAMES, rights).prop_map(|(frame, rights)| Op::Restrict { frame, rights }),
+        1 => Just(Op::ToggleSlot),
         2 => Just(Op::ReloadCr3),
         1 => Just(Op::MoveCode),
         1 => Just(Op::Cpuid),
@@ -175,6 +191,8 @@ fn carry_out(machine: &mut Machine, op: &Op) {
         Op::HostWriteTo { address, word, value } => {
             machine.host_write_to(layout::address(mode, address) + 8 * WORDS[word] as u64, value)
         }
+        Op::Restrict { frame, rights } => machine.restrict(frame, rights),
+        Op::ToggleSlot => machine.toggle_slot(),
         Op::ReloadCr3 => machine.reload_cr3(),
         Op::MoveCode => machine.move_code(),
         Op::Cpuid => machine.cpuid(),
@@ -260,8 +278,16 @@ fn a_guest_never_sees_what_the_manual_forbids() {
     let result = random_guests(seed, if deep { 1_000_000 } else { 30_000 }, Failure::Shrink);
     let tally = TALLY.get();
     crate::tell(&format!(
-        "mmu: seed {seed}, {} guests, {} steps, {} accesses ({} faults, {} stale, {} outside or denied), {} changes of mode",
-        tally.machines, tally.steps, tally.accesses, tally.faults, tally.stale, tally.outside, tally.switches
+        "mmu: seed {seed}, {} guests, {} steps, {} accesses ({} faults, {} stale, {} outside, {} denied), {} changes of mode, {} of memory",
+        tally.machines,
+        tally.steps,
+        tally.accesses,
+        tally.faults,
+        tally.stale,
+        tally.outside,
+        tally.denied,
+        tally.switches,
+        tally.slots
     ));
     if let Err(why) = result {
         panic!("{why}");

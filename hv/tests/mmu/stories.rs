@@ -1,10 +1,11 @@
 //! Short sequences that come down to one duty each: random guests tell them too, but seldom.
 
 use crate::{
-    layout::{self, DATA, TABLES, WORDS},
+    layout::{self, DATA, IN_SLOT, TABLES, WORDS},
     machine::{Config, Machine, Toggle},
     oracle::{A, Access, D, Kind, Mode, P, PS, RW, US, Who},
 };
+use hv::mem::HostRights;
 
 const READ: Access = Access { kind: Kind::Read, who: Who::User };
 const WRITE: Access = Access { kind: Kind::Write, who: Who::User };
@@ -18,7 +19,7 @@ const TWO: usize = 1;
 const LAST: usize = 3;
 
 /// A story and what it is about.
-pub const STORIES: [(&str, fn()); 11] = [
+pub const STORIES: [(&str, fn()); 15] = [
     ("a table is written through a translation from before it was one", a_table_is_written_through_an_old_translation),
     ("a page is copied whose leaf was replaced before", a_page_is_copied_whose_leaf_was_replaced),
     ("a page is copied by a write through another address", a_page_is_copied_through_another_address),
@@ -30,6 +31,10 @@ pub const STORIES: [(&str, fn()); 11] = [
     ("an address is forgotten", an_address_is_forgotten),
     ("the supervisor ignores a page's rights", the_supervisor_ignores_a_pages_rights),
     ("rights above differ for one table", rights_above_differ_for_one_table),
+    ("the host takes a page's rights away", the_host_takes_a_pages_rights_away),
+    ("a table is not written, and then it is", a_table_is_not_written_and_then_it_is),
+    ("memory goes and comes", memory_goes_and_comes),
+    ("tables go with their memory", tables_go_with_their_memory),
 ];
 
 #[test]
@@ -186,5 +191,66 @@ fn rights_above_differ_for_one_table() {
     write(&mut m, ONE);
     m.edit_entry(address(5), 1, layout::frame(2) | P | US | A);
     m.access(address(5) + 8, WRITE, 8, 78);
+    m.finish();
+}
+
+fn the_host_takes_a_pages_rights_away() {
+    let mut m = machine(data(0) | WRITABLE, data(0) | WRITABLE);
+    for rights in [HostRights::EXECUTE, HostRights::all(), HostRights::WRITE, HostRights::empty(), HostRights::all()] {
+        for page in [ONE, TWO] {
+            write(&mut m, page);
+            m.access(address(page) + 8, Access { kind: Kind::Fetch, who: Who::User }, 8, 0);
+        }
+        m.restrict(DATA, rights);
+    }
+    write(&mut m, ONE);
+    m.finish();
+}
+
+/// While the processor cannot set D in it, the page may be written; once it can, and the guest has flushed, a write sets D.
+fn a_table_is_not_written_and_then_it_is() {
+    let mut m = machine(data(0) | LINK, 0);
+    m.restrict(LAST, HostRights::empty());
+    write(&mut m, ONE);
+    m.restrict(LAST, HostRights::all());
+    write(&mut m, ONE);
+    m.invlpg(address(ONE));
+    write(&mut m, ONE);
+    m.finish();
+}
+
+fn memory_goes_and_comes() {
+    let slot = layout::frame(IN_SLOT);
+    let mut m = machine(slot | WRITABLE, slot | WRITABLE);
+    for _ in 0..2 {
+        for page in [ONE, TWO] {
+            read(&mut m, page);
+            write(&mut m, page);
+            read(&mut m, page);
+        }
+        m.toggle_slot();
+    }
+    m.toggle_slot();
+    // What becomes of the frames now is the host's affair.
+    m.host_write(data(1), 3);
+    m.run_other();
+    write(&mut m, ONE);
+    read(&mut m, TWO);
+    m.finish();
+}
+
+fn tables_go_with_their_memory() {
+    let mut m = machine(0, 0);
+    m.edit_entry(address(ONE), 2, layout::frame(IN_SLOT) | LINK);
+    for _ in 0..2 {
+        m.host_write(layout::frame(IN_SLOT) + 8 * WORDS[0] as u64, data(0) | WRITABLE);
+        write(&mut m, ONE);
+        m.toggle_slot();
+        read(&mut m, ONE);
+        m.toggle_slot();
+        read(&mut m, ONE);
+        m.reload_cr3();
+        read(&mut m, ONE);
+    }
     m.finish();
 }
