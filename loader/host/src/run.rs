@@ -17,7 +17,7 @@ use hv_abi::{
 };
 use hv_calls::{CallError, Functions, Session};
 use loader::{Extras, File, Image, Protocol, Start};
-use wire::{Crash, End, Guest, Job, Outcome, Report, Seed};
+use wire::{Crash, End, Guest, Job, Outcome, Report, Seed, devices::Devices};
 
 use crate::{
     apic,
@@ -28,6 +28,7 @@ use crate::{
     random::Seeds,
     report,
     serial::Serial,
+    test_devices::TestDevices,
     watch::Watch,
 };
 
@@ -117,10 +118,15 @@ impl Host<'_> {
         if let Some(function) = &guest.serve {
             return self.serve(guest, &image, function);
         }
-        let vm = match self.spawn(guest, &image) {
+        let mut vm = match self.spawn(guest, &image) {
             Ok(vm) => vm,
             Err(error) => return Run::refused(&error),
         };
+        if guest.devices == Devices::Test
+            && let Err(error) = TestDevices::attach(&mut vm)
+        {
+            return Run::refused(&error);
+        }
         self.attendant.begin(guest.input, guest);
         let mut session = Session::new(vm, &mut self.attendant, &mut self.functions);
         let stop = session.run();

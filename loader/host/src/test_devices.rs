@@ -1,14 +1,14 @@
-//! Devices for tests of what hv emulates ([`wire::devices`]): memory again, and a port that gives back what it was given.
+//! Devices for tests of what hv emulates ([`wire::devices`]): memory again, a page that hv asks itself for, and a port that gives back what it was given.
 
-use alloc::collections::VecDeque;
+use alloc::{boxed::Box, collections::VecDeque, vec, vec::Vec};
 
 use hv::{
     Stop, Vm,
     addr::Gpa,
-    exit::{Direction, PortAccess},
+    exit::{Device, Direction, PortAccess},
     insn::{Transfer, Way},
 };
-use wire::devices::{ECHO, MIRROR};
+use wire::devices::{ATTACHED, ATTACHED_BYTES, ECHO, MIRROR};
 
 /// Most bytes that the port keeps.
 const MOST: usize = 64 * 1024;
@@ -19,7 +19,40 @@ pub(crate) struct TestDevices {
     echo: VecDeque<u8>,
 }
 
+/// The page that hv asks itself for.
+struct Held(Vec<u8>);
+
+impl Held {
+    fn bytes(&mut self, offset: u64, bytes: u8) -> &mut [u8] {
+        let from = offset as usize;
+        self.0.get_mut(from..from + usize::from(bytes)).unwrap_or_default()
+    }
+}
+
+impl Device for Held {
+    fn read(&mut self, offset: u64, bytes: u8) -> u128 {
+        let mut value = [0; 16];
+        let held = self.bytes(offset, bytes);
+        value[..held.len()].copy_from_slice(held);
+        u128::from_le_bytes(value)
+    }
+
+    fn write(&mut self, offset: u64, bytes: u8, value: u128) {
+        let held = self.bytes(offset, bytes);
+        held.copy_from_slice(&value.to_le_bytes()[..held.len()]);
+    }
+}
+
 impl TestDevices {
+    /// Attaches the device that hv asks itself.
+    ///
+    /// # Errors
+    /// As [`Vm::attach`] has them.
+    pub(crate) fn attach(vm: &mut Vm) -> Result<(), hv::Error> {
+        let held = Held(vec![0; ATTACHED_BYTES as usize]);
+        vm.attach(Gpa(ATTACHED)..Gpa(ATTACHED + ATTACHED_BYTES), Box::new(held))
+    }
+
     /// Does what the guest stopped for, if it is these devices' matter; gives the stop back if not.
     pub(crate) fn serve(&mut self, vm: &mut Vm, stop: Stop) -> Option<Stop> {
         match &stop {

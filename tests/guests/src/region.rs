@@ -10,6 +10,9 @@ use core::arch::asm;
 pub const REGION: u64 = 0x4000_0000;
 /// Where the host's test device mirrors the guest's memory (`wire::devices::MIRROR`).
 pub const MIRROR: u64 = 1 << 38;
+/// Where the device is that hv asks itself (`wire::devices::ATTACHED`).
+#[allow(dead_code, reason = "not every guest uses it")]
+pub const ATTACHED: u64 = 1 << 37;
 /// Present, writable, accessed, dirty.
 pub const ENTRY: u64 = 0x63;
 

@@ -45,6 +45,14 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(*outcome.end(0), End::Exit(42));
         },
     ));
+    trials.push(case(
+        "seed_06_devices_that_hv_asks_itself_answer",
+        || with_devices("attached", ""),
+        |outcome| {
+            assert_eq!(*outcome.end(0), End::Exit(0), "{}", outcome.console);
+            assert_eq!(outcome.console, "all is held\n");
+        },
+    ));
     let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
     trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
     trials.extend(STORMS.map(|trick| hostile(trick, STORM_MS, |end| assert_eq!(*end, End::TimedOut))));
