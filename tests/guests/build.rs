@@ -9,6 +9,7 @@ fn main() {
     // They execute what they have written.
     println!("cargo:rustc-link-arg-bin=access_rights=-zexecstack");
     println!("cargo:rustc-link-arg-bin=emulator=-zexecstack");
+    println!("cargo:rustc-link-arg-bin=hostile_devices=-zexecstack");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../peer/guest.S");
 }

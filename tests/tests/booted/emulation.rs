@@ -53,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
             assert_eq!(outcome.console, "all is held\n");
         },
     ));
+    trials.extend((1..=4).map(random_prefixes));
     let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
     trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
     trials.extend(STORMS.map(|trick| hostile(trick, STORM_MS, |end| assert_eq!(*end, End::TimedOut))));
@@ -72,7 +73,16 @@ pub const DEEP_LIMIT: Duration = Duration::from_secs(7200);
 const STORM_MS: u64 = 500;
 const LIMIT_MS: u64 = 30_000;
 /// What only the clock ends.
-const STORMS: [&str; 4] = ["mmio-storm", "port-storm", "endless-rep", "endless-outs"];
+const STORMS: [&str; 8] = [
+    "mmio-storm",
+    "port-storm",
+    "endless-stores",
+    "endless-loads",
+    "endless-comparison",
+    "endless-copy",
+    "endless-outs",
+    "endless-ins",
+];
 
 /// A guest that compares so many random instructions, emulated and not; it takes a while.
 fn random_instructions(rounds: &'static str, seed: u32) -> Trial {
@@ -90,6 +100,21 @@ fn random_instructions(rounds: &'static str, seed: u32) -> Trial {
             matches!(words[..], [all, "of", reached, ..] if all == reached)
         });
         assert_eq!(all.count(), 4, "not every opcode was reached in each kind of code\n{}", outcome.console);
+    })
+}
+
+/// A guest that tries 3000 instructions behind random prefixes: each must end as some exception, and all three that there are must come.
+fn random_prefixes(seed: u32) -> Trial {
+    let boot = move || {
+        let boot = Boot::new().program("hostile_devices", &["random-prefixes", &seed.to_string()]);
+        boot.with(|guest| guest.devices = Devices::Test)
+    };
+    case(&format!("seed_06_hostile_random_prefixes_{seed}"), boot, |outcome| {
+        assert_eq!(*outcome.end(0), End::Exit(0), "{}", outcome.console);
+        let numbers: Vec<u32> = outcome.console.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(numbers.iter().sum::<u32>(), 3000, "{}", outcome.console);
+        assert!(numbers.iter().all(|count| *count > 100), "{}", outcome.console);
+        println!("{}", outcome.console);
     })
 }
 
