@@ -34,6 +34,7 @@ fn any_order_will_do() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut cpus: Vec<_> = (0..3).map(|number| Cpu::enable(puppet(arena).0, number, &QUIET, &hypervisor).ok()).collect();
         let mut areas: Vec<_> = cpus.iter().flatten().map(|cpu| cpu.hw().read_msr(msr::VM_HSAVE_PA)).collect();
+        areas.sort_unstable();
         areas.dedup();
         assert_eq!(areas.len(), 3, "each has a save area of its own");
         let mut guest = vm(&hypervisor, &LONG);

@@ -49,7 +49,7 @@ fn read(stage: &mut Stage, register: SegmentRegister) -> Segment {
 fn every_segment_keeps_what_it_is_given() {
     for register in ALL {
         // All of type, S, DPL, P, AVL, L, D/B, G that a 32-bit data segment, or a TSS, has.
-        let attributes = if register == SegmentRegister::Tr { 0x1089 & 0xfff } else { 0xcf3 };
+        let attributes = if register == SegmentRegister::Tr { 0x089 } else { 0xcf3 };
         let segment = Segment { selector: 0x2b, attributes, limit: 0xf_ffff, base: 0x1234_5000 };
         let mut stage = Stage::new(&LONG);
         stage.vm.vcpu_mut().set_segment(register, segment);
