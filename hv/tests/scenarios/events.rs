@@ -1,31 +1,20 @@
 //! When a guest takes the events that its embedder injects.
 
-use crate::machine::{CODE, Machine};
+use crate::machine::{CODE, Machine, interrupt};
 use hv::{
     Stop,
-    hw::model::{Instruction, Outcome, Script, Step},
+    hw::model::{Instruction, Outcome, Step},
     svm::Event,
 };
-
-/// Carries out steps in one run, and gives what came of them.
-fn play(machine: &mut Machine, script: &Script, steps: &[Step]) -> Vec<Outcome> {
-    steps.iter().for_each(|step| script.push(*step));
-    assert_eq!(machine.run(), Stop::Interrupted);
-    script.outcomes()
-}
-
-fn interrupt(vector: u8) -> Outcome {
-    Outcome::Event(Event::Interrupt(vector), 0)
-}
 
 #[test]
 pub fn an_interrupt_waits_for_if_and_for_the_end_of_its_shadow() {
     let (mut m, script) = Machine::scripted(Vec::new());
     m.vm.vcpu_mut().inject_interrupt(0x30);
-    assert_eq!(play(&mut m, &script, &[Step::Nop]), [Outcome::Done], "interrupts are off");
-    let outcomes = play(&mut m, &script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
+    assert_eq!(m.play(&script, &[Step::Nop]), [Outcome::Done], "interrupts are off");
+    let outcomes = m.play(&script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
     assert_eq!(outcomes, [Outcome::Done, Outcome::Done, interrupt(0x30), Outcome::Done]);
-    let outcomes = play(&mut m, &script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
+    let outcomes = m.play(&script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
     assert_eq!(outcomes, [Outcome::Done; 3], "it is delivered once");
 }
 
@@ -34,7 +23,7 @@ pub fn the_highest_vector_goes_first_and_the_next_when_interrupts_are_on_again()
     let (mut m, script) = Machine::scripted(Vec::new());
     [0x31, 0xfe, 0x51].into_iter().for_each(|vector| m.vm.vcpu_mut().inject_interrupt(vector));
     for vector in [0xfe, 0x51, 0x31] {
-        let outcomes = play(&mut m, &script, &[Step::EnableInterrupts, Step::Nop, Step::Nop, Step::Nop]);
+        let outcomes = m.play(&script, &[Step::EnableInterrupts, Step::Nop, Step::Nop, Step::Nop]);
         assert_eq!(outcomes, [Outcome::Done, Outcome::Done, interrupt(vector), Outcome::Done, Outcome::Done]);
     }
 }
@@ -44,8 +33,8 @@ pub fn an_nmi_goes_before_an_interrupt_and_asks_for_no_flag() {
     let (mut m, script) = Machine::scripted(Vec::new());
     m.vm.vcpu_mut().inject_interrupt(0x30);
     m.vm.vcpu_mut().inject_nmi();
-    assert_eq!(play(&mut m, &script, &[Step::Nop]), [Outcome::Event(Event::Nmi, 0), Outcome::Done]);
-    let outcomes = play(&mut m, &script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
+    assert_eq!(m.play(&script, &[Step::Nop]), [Outcome::Event(Event::Nmi, 0), Outcome::Done]);
+    let outcomes = m.play(&script, &[Step::EnableInterrupts, Step::Nop, Step::Nop]);
     assert_eq!(outcomes, [Outcome::Done, Outcome::Done, interrupt(0x30), Outcome::Done]);
 }
 
@@ -69,6 +58,6 @@ pub fn hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken() {
     assert_eq!(m.run(), Stop::Halt, "interrupts are off");
     script.skip();
     script.outcomes();
-    let outcomes = play(&mut m, &script, &[Step::EnableInterrupts, halt, Step::Nop]);
+    let outcomes = m.play(&script, &[Step::EnableInterrupts, halt, Step::Nop]);
     assert_eq!(outcomes, [Outcome::Done, Outcome::Done, interrupt(0x30), Outcome::Done]);
 }

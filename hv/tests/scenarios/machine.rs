@@ -3,8 +3,9 @@
 use hv::{
     Cpu, EntryState, Error, Hypervisor, Kick, Platform, Stop, Vm,
     addr::Gpa,
-    hw::model::{ModelCpu, Script},
+    hw::model::{ModelCpu, Outcome, Script, Step},
     mem::{GuestMemory, arena::Arena},
+    svm::Event,
 };
 use iced_x86::code_asm::CodeAssembler;
 use std::{cell::Cell, ops::Deref, sync::Arc};
@@ -140,7 +141,19 @@ impl Machine {
         self.vm.run(&mut self.cpu)
     }
 
+    /// Carries out steps in one run, and gives what came of them.
+    pub fn play(&mut self, script: &Script, steps: &[Step]) -> Vec<Outcome> {
+        steps.iter().for_each(|step| script.push(*step));
+        assert_eq!(self.run(), Stop::Interrupted);
+        script.outcomes()
+    }
+
     pub fn cpu(&self) -> &Cpu<ModelCpu> {
         &self.cpu
     }
+}
+
+/// An interrupt is taken.
+pub fn interrupt(vector: u8) -> Outcome {
+    Outcome::Event(Event::Interrupt(vector), 0)
 }

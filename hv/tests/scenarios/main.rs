@@ -5,7 +5,7 @@ mod events;
 mod machine;
 
 use hv::{
-    Cpu, Error, Stop,
+    Cpu, Error, Kick, Stop,
     addr::{Gpa, Gva},
     error::NoSvm,
     exit::{Cause, Direction, Width},
@@ -189,9 +189,9 @@ fn a_guest_that_spins_is_interrupted_and_goes_on() {
 
 #[test]
 fn a_guest_whose_exits_hv_answers_is_stopped_by_a_kick() {
-    static KICK: hv::Kick = hv::Kick::new();
+    let kick: &Kick = Box::leak(Box::new(Kick::new()));
     let mut m = Machine::with_kick(
-        &KICK,
+        kick,
         assemble(|a| {
             let mut top = a.create_label();
             a.set_label(&mut top).unwrap();
@@ -199,10 +199,10 @@ fn a_guest_whose_exits_hv_answers_is_stopped_by_a_kick() {
             a.jmp(top).unwrap();
         }),
     );
-    KICK.raise();
+    kick.raise();
     assert_eq!(m.run(), Stop::Interrupted);
     assert_eq!(m.vm.vcpu().exits(), 1, "at the first exit");
-    KICK.raise();
+    kick.raise();
     assert_eq!(m.run(), Stop::Interrupted);
 }
 
@@ -355,6 +355,13 @@ on_an_assisted_processor! {
     an_nmi_goes_before_an_interrupt_and_asks_for_no_flag = crate::events::an_nmi_goes_before_an_interrupt_and_asks_for_no_flag,
     the_embedder_hears_of_the_window_it_asked_for = crate::events::the_embedder_hears_of_the_window_it_asked_for,
     hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken = crate::events::hlt_goes_on_at_once_for_an_interrupt_that_can_be_taken,
+    a_guest_sleeps_on_until_its_timer_wakes_it = crate::apic::a_guest_sleeps_on_until_its_timer_wakes_it,
+    a_guest_that_sleeps_is_not_entered_but_woken_by_the_embedder = crate::apic::a_guest_that_sleeps_is_not_entered_but_woken_by_the_embedder,
+    a_halt_that_no_timer_ends_is_the_embedders = crate::apic::a_halt_that_no_timer_ends_is_the_embedders,
+    the_higher_of_queue_and_apic_goes_first = crate::apic::the_higher_of_queue_and_apic_goes_first,
+    the_end_of_an_interrupt_lets_the_next_one_in = crate::apic::the_end_of_an_interrupt_lets_the_next_one_in,
+    a_lower_task_priority_lets_an_interrupt_in = crate::apic::a_lower_task_priority_lets_an_interrupt_in,
+    a_pin_interrupts_as_the_guest_has_said = crate::apic::a_pin_interrupts_as_the_guest_has_said,
     guest_prints_and_exits = crate::guest_prints_and_exits,
     cpuid_and_msrs_answer_as_the_contract_says = crate::cpuid_and_msrs_answer_as_the_contract_says,
     ports_are_the_embedders = crate::ports_are_the_embedders,
@@ -363,6 +370,7 @@ on_an_assisted_processor! {
     vmmcall_answers_as_an_unknown_call = crate::vmmcall_answers_as_an_unknown_call,
     unknown_msrs_raise_gp = crate::unknown_msrs_raise_gp,
     a_guest_that_spins_is_interrupted_and_goes_on = crate::a_guest_that_spins_is_interrupted_and_goes_on,
+    a_guest_whose_exits_hv_answers_is_stopped_by_a_kick = crate::a_guest_whose_exits_hv_answers_is_stopped_by_a_kick,
     a_write_to_a_shared_frame_is_flushed_before_it_is_seen = crate::a_write_to_a_shared_frame_is_flushed_before_it_is_seen,
     a_write_by_the_host_is_seen_by_the_guest = crate::a_write_by_the_host_is_seen_by_the_guest,
     many_guests_share_few_asids = crate::many_guests_share_few_asids,
