@@ -35,8 +35,8 @@
 //! | no frame, of a table or of memory, is reused before the flush that it owes | `tables_stay_in_quarantine_until_discharged`; `tests/mmu`: `frames_outlive_their_duty` |
 //! | accessed and dirty bits are set as the processor sets them | `clean_pages_fault_once_more_to_become_dirty` |
 //! | after a flush, no translation of before is left that the guest has changed | `a_flush_ends_what_the_guest_has_changed` |
-//! | an access comes to nothing that the manual forbids: what the tables say, or what a TLB may still hold | `tests/mmu`: `a_guest_never_sees_what_the_manual_forbids`, `stories_end_well`; booted: `access_rights_*` |
-//! | without any one flush, re-check, forced bit or quarantine that would not hold | `tests/mmu`: `every_planted_bug_is_noticed` |
+//! | an access comes to nothing that the manual forbids: what the tables say, or what a TLB may still hold | `tests/mmu`: `seed_06_a_guest_never_sees_what_the_manual_forbids`, `seed_06_stories_end_well`; booted: `access_rights_*` |
+//! | without any one flush, re-check, forced bit or quarantine that would not hold | `tests/mmu`: `seed_06_every_planted_bug_is_noticed` |
 
 mod duty;
 mod leaf;

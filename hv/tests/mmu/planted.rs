@@ -33,7 +33,7 @@ const STEPS: usize = 20_000;
 const THREADS: usize = 2;
 
 #[test]
-fn every_planted_bug_is_noticed() {
+fn seed_06_every_planted_bug_is_noticed() {
     DETECTORS.iter().for_each(|(_, detect)| detect());
     let chunks = Bug::MMU.chunks(Bug::MMU.len().div_ceil(THREADS));
     let missed: Vec<Bug> = thread::scope(|scope| {

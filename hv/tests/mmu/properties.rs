@@ -272,7 +272,7 @@ fn shrink(mut config: Config, mut ops: Vec<Op>) -> (Config, Vec<Op>) {
 }
 
 #[test]
-fn a_guest_never_sees_what_the_manual_forbids() {
+fn seed_06_a_guest_never_sees_what_the_manual_forbids() {
     let seed = std::env::var("HV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
     let deep = std::env::var("HV_DEEP").is_ok();
     let result = random_guests(seed, if deep { 1_000_000 } else { 30_000 }, Failure::Shrink);

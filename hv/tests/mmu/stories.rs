@@ -38,7 +38,7 @@ pub const STORIES: [(&str, fn()); 15] = [
 ];
 
 #[test]
-fn stories_end_well() {
+fn seed_06_stories_end_well() {
     STORIES.iter().for_each(|(_, tell)| tell());
 }
 
