@@ -120,7 +120,7 @@ fn what_does_not_fit_is_refused() {
 fn boot_information_says_where_things_are() {
     let (_, layout) = lay_out(&Elf::pie(), MEMORY);
     let info = layout.boot_info();
-    assert_eq!((info.magic.to_le_bytes(), info.version), (*b"hv-boot\0", 0x1_0000));
+    assert_eq!((info.magic.to_le_bytes(), info.version), (*b"hv-boot\0", hv_abi::Version::CURRENT.encode().into()));
     assert_eq!((info.image_start, info.image_end), (0x1_0000, 0x1_7000));
     assert_eq!((info.stack_start, info.stack_end), (0x1_8000, 0x5_8000));
     assert_eq!((info.free_start, info.free_end, info.memory_size), (0x5_c000, MEMORY, MEMORY));
