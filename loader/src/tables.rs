@@ -3,16 +3,14 @@
 use crate::{LoadError, PAGE, Region, Rights};
 use alloc::vec::Vec;
 use core::ops::Range;
-use x86_64::structures::paging::PageTableFlags as Flags;
+use hv::x86::{ADDRESS_MASK, Entry};
 
 /// What one entry of a page directory maps.
 const LARGE_PAGE: u64 = 2 << 20;
 /// Entries of a table of any level.
 const ENTRIES: usize = 512;
-/// Where an entry holds the address of a table (APM vol. 2, 5.3.3).
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// An entry that points to a table: rights are restricted in the leaves alone.
-const TABLE: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::ACCESSED);
+const TABLE: Entry = Entry::PRESENT.union(Entry::WRITABLE).union(Entry::ACCESSED);
 
 /// The largest page that a region is mapped with where it is aligned for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +54,7 @@ impl Tables {
             let pointers = self.table_below(0, index(at, 3))?;
             let directory = self.table_below(pointers, index(at, 2))?;
             if largest == Largest::Page2MiB && at.is_multiple_of(LARGE_PAGE) && end - at >= LARGE_PAGE {
-                self.words[directory + index(at, 1)] = at | (leaf | Flags::HUGE_PAGE).bits();
+                self.words[directory + index(at, 1)] = at | (leaf | Entry::LARGE).bits();
                 at += LARGE_PAGE;
             } else {
                 let table = self.table_below(directory, index(at, 1))?;
@@ -71,7 +69,7 @@ impl Tables {
     fn table_below(&mut self, table: usize, entry: usize) -> Result<usize, LoadError> {
         let word = self.words[table + entry];
         if word != 0 {
-            return Ok(((word & ADDRESS) - self.address) as usize / 8);
+            return Ok(((word & ADDRESS_MASK) - self.address) as usize / 8);
         }
         let below = self.append()?;
         self.words[table + entry] = (self.address + below as u64 * 8) | TABLE.bits();
@@ -97,12 +95,12 @@ const fn index(address: u64, level: u32) -> usize {
 }
 
 /// What a leaf says, accessed and dirty bits set as far as the guest's accesses could set them.
-fn leaf_flags(rights: Rights) -> Flags {
-    Flags::PRESENT
-        | Flags::ACCESSED
+fn leaf_flags(rights: Rights) -> Entry {
+    Entry::PRESENT
+        | Entry::ACCESSED
         | match rights {
-            Rights::Read => Flags::NO_EXECUTE,
-            Rights::ReadWrite => Flags::NO_EXECUTE | Flags::WRITABLE | Flags::DIRTY,
-            Rights::ReadExecute => Flags::empty(),
+            Rights::Read => Entry::NO_EXECUTE,
+            Rights::ReadWrite => Entry::NO_EXECUTE | Entry::WRITABLE | Entry::DIRTY,
+            Rights::ReadExecute => Entry::empty(),
         }
 }
