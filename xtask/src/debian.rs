@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::root;
+use crate::{root, setup};
 
 /// Gets the first of several packages that is to be had, and returns the folder with its files. It is kept.
 ///
@@ -71,20 +71,9 @@ pub(crate) fn unpack(file: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Runs apt-get in a folder; what it says goes to our standard error, since standard output is for figures.
+/// Runs apt-get in a folder.
 pub(crate) fn apt(args: &[&str], folder: &Path) -> Result<()> {
-    let status = Command::new("apt-get")
-        .args(args)
-        .current_dir(folder)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(std::io::stderr()))
-        .status()
-        .context("cannot run apt-get: this needs Debian")?;
-    if !status.success() {
-        bail!("apt-get {} failed ({status})", args.join(" "));
-    }
-    Ok(())
+    setup::install_in(folder, "apt-get", args).context("this needs Debian")
 }
 
 /// Runs a program and returns what it prints.

@@ -190,17 +190,9 @@ impl Qemu {
     /// It cannot be run.
     pub fn start(machine: &Machine, console: Sink, log: Sink) -> Result<Self> {
         let (reports, reports_in) = std::io::pipe().context("cannot make a pipe")?;
-        // Were we killed ourselves, nobody would drop `Killed`; the kernel does it then.
-        let mut command = match setup::find_program("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--", setup::QEMU]);
-                command
-            }
-            None => Command::new(setup::QEMU),
-        };
+        let mut command = command();
         command.args(machine.args()).stdin(reports_in).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = Killed(command.spawn().with_context(|| format!("cannot run {}", setup::QEMU))?);
+        let mut child = Killed::spawn(&mut command)?;
         // It holds our copy of the pipe's writing end, without which the pipe can end.
         drop(command);
 
@@ -255,8 +247,24 @@ impl Qemu {
     }
 }
 
-/// A process that does not outlive this value.
-struct Killed(Child);
+/// A command that runs QEMU, which ends with the thread that starts it where `setpriv` exists.
+pub(crate) fn command() -> Command {
+    // Were we killed ourselves, nobody would drop `Killed`; the kernel does it then.
+    let Some(setpriv) = setup::find_program("setpriv") else { return Command::new(setup::QEMU) };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--", setup::QEMU]);
+    command
+}
+
+/// A QEMU that does not outlive this value.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Killed {
+    /// Starts it.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        command.spawn().map(Self).with_context(|| format!("cannot run {}", setup::QEMU))
+    }
+}
 
 impl Drop for Killed {
     fn drop(&mut self) {

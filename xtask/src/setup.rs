@@ -64,7 +64,7 @@ pub fn ensure_qemu() -> Result<()> {
 /// # Errors
 /// They are missing and could not be installed; the error says what to type.
 pub fn ensure_compiler() -> Result<()> {
-    if COMPILER.iter().all(|program| find_program(program).is_some()) {
+    if has_compiler() {
         return Ok(());
     }
     let packages = ["install", "-y", "--no-install-recommends", "gcc", "binutils"];
@@ -75,6 +75,11 @@ pub fn ensure_compiler() -> Result<()> {
         return install("apt-get", &packages);
     }
     bail!("gcc, ld or objcopy is missing. Install them, then try again, on Debian by:\n    sudo {line}")
+}
+
+/// Tells whether C and assembly can be built.
+pub(crate) fn has_compiler() -> bool {
+    COMPILER.iter().all(|program| find_program(program).is_some())
 }
 
 /// What to type to get QEMU, on a machine that has the programs that `has` tells.
@@ -94,11 +99,16 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|asked| asked.stdout.trim_ascii() == b"0")
 }
 
-/// Runs an installer; its output goes to our standard error, since standard output belongs to the guest.
+/// Runs an installer in the workspace.
 fn install(program: &str, args: &[&str]) -> Result<()> {
+    install_in(root(), program, args)
+}
+
+/// Runs an installer in a folder; its output goes to our standard error, since standard output belongs to the guest and to figures.
+pub(crate) fn install_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
     let status = Command::new(program)
         .args(args)
-        .current_dir(root())
+        .current_dir(folder)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::io::stderr()))

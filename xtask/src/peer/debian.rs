@@ -12,9 +12,7 @@ use crate::{
     setup,
 };
 
-/// The programs that build the peer.
-const TOOLS: [&str; 3] = ["gcc", "ld", "objcopy"];
-/// The packages that they and the C library come in.
+/// The packages that build the peer: compiler, C library and linker.
 const TOOL_PACKAGES: [&str; 3] = ["gcc", "libc6-dev", "binutils"];
 
 /// The kernel that the committed reference was measured with.
@@ -43,7 +41,7 @@ pub struct Kernel {
 /// # Errors
 /// They are missing and could not be installed; the error says what to type.
 pub fn ensure_tools() -> Result<()> {
-    if TOOLS.iter().all(|tool| setup::find_program(tool).is_some()) && has_static_libc() {
+    if setup::has_compiler() && has_static_libc() {
         return Ok(());
     }
     let install = [&["install", "-y", "--no-install-recommends"][..], &TOOL_PACKAGES].concat();

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread,
     time::{Duration, Instant},
@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo::Progress, qemu::COUNTING, setup};
+use crate::{
+    cargo::Progress,
+    qemu::{self, COUNTING, Killed},
+};
 
 /// How long machines may run; two side by side take a minute or two on an idle machine.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -74,7 +77,7 @@ pub fn run<const N: usize>(boots: [Boot; N], progress: Progress) -> Result<[Stri
         if progress == Progress::Shown {
             eprintln!("hv: {}: boots", boot.name);
         }
-        let mut machine = start(&boot.args)?;
+        let mut machine = Killed::spawn(qemu::command().args(&boot.args).stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let (output, sender) = (machine.0.stdout.take().context("no stdout")?, sender.clone());
         machines.push(machine);
         thread::spawn(move || send_lines(at, output, &sender));
@@ -110,31 +113,6 @@ fn send_lines(at: usize, console: impl Read, to: &Sender<(usize, String)>) {
         if to.send((at, line)).is_err() {
             return;
         }
-    }
-}
-
-/// Starts QEMU, which is killed when the value is dropped or, where `setpriv` exists, when the calling thread ends.
-fn start(args: &[String]) -> Result<Killed> {
-    let mut command = match setup::find_program("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--", setup::QEMU]);
-            command
-        }
-        None => Command::new(setup::QEMU),
-    };
-    let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    child.map(Killed).with_context(|| format!("cannot run {}", setup::QEMU))
-}
-
-/// A process that does not outlive this value.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // Errors mean that it has ended and been waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
