@@ -317,6 +317,8 @@ mod tests {
                 modules: vec![Module { name: "m".into(), bytes: vec![7].into() }],
                 profile: Profile::V2Bare,
                 memory: 16 << 20,
+                box_bytes: 4096,
+                seed: Seed::Withheld,
                 limit_ms: 500,
                 limit_us: 9,
                 limit_exits: 7,
