@@ -1,7 +1,7 @@
 //! `cargo xtask new`: a guest in a crate of its own.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,8 @@ use crate::root;
 const HELP: &str = "\
 Example:
   cargo xtask new my-guest ../my-guest
-  cargo xtask run ../my-guest";
+  cd ../my-guest
+  cargo xtask run .";
 
 /// Makes a crate with a guest that says hello, and a test.
 #[derive(Args, Debug)]
@@ -25,14 +26,9 @@ pub struct Options {
     path: Option<PathBuf>,
 }
 
-/// What a crate is made of: files and their contents, `@name@` and `@sdk@` to be filled in.
-const FILES: [(&str, &str); 5] = [
-    ("Cargo.toml", MANIFEST),
-    (".cargo/config.toml", CONFIG),
-    (".gitignore", "/target\n"),
-    ("rust-toolchain.toml", TOOLCHAIN),
-    ("src/main.rs", PROGRAM),
-];
+/// What a crate is made of: files and their contents, `@name@`, `@sdk@` and `@hv@` to be filled in.
+const FILES: [(&str, &str); 4] =
+    [("Cargo.toml", MANIFEST), (".cargo/config.toml", CONFIG), (".gitignore", "/target\n"), ("src/main.rs", PROGRAM)];
 
 const MANIFEST: &str = r#"[package]
 name = "@name@"
@@ -52,14 +48,13 @@ debug = "limited"
 [workspace]
 "#;
 
-const CONFIG: &str = r#"# A guest keeps frame pointers, so that its host can tell where it panicked, and takes random bytes from the SDK.
+const CONFIG: &str = r#"# The commands of hv, here as in its own folder.
+[alias]
+xtask = ["run", "--quiet", "--manifest-path", @hv@, "--package", "xtask", "--"]
+
+# A guest keeps frame pointers, so that its host can tell where it panicked, and takes random bytes from the SDK.
 [target.x86_64-unknown-none]
 rustflags = ["-Cforce-frame-pointers=yes", "--cfg=getrandom_backend=\"custom\""]
-"#;
-
-const TOOLCHAIN: &str = r#"[toolchain]
-channel = "1.95"
-targets = ["x86_64-unknown-none"]
 "#;
 
 const PROGRAM: &str = r#"#![cfg_attr(target_os = "none", no_std, no_main)]
@@ -103,8 +98,10 @@ pub fn new(options: &Options) -> Result<u8> {
     for (name, text) in FILES {
         write(&folder.join(name), &fill(text, &options.name))?;
     }
-    // The versions that this workspace is tested with.
-    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
+    // The versions that this workspace is tested with, its compiler among them.
+    for name in ["Cargo.lock", "rust-toolchain.toml"] {
+        fs::copy(root().join(name), folder.join(name)).with_context(|| format!("cannot copy {name}"))?;
+    }
     println!("{}", next_steps(&folder));
     Ok(0)
 }
@@ -122,7 +119,8 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn fill(text: &str, name: &str) -> String {
-    text.replace("@name@", name).replace("@sdk@", &format!("{:?}", root().join("guest-sdk")))
+    let path = |inside: &str| format!("{:?}", root().join(inside));
+    text.replace("@name@", name).replace("@sdk@", &path("guest-sdk")).replace("@hv@", &path("Cargo.toml"))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -131,16 +129,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(failed)
 }
 
-/// What to type next: `cargo xtask` works in the workspace only.
+/// What to type next.
 fn next_steps(folder: &Path) -> String {
-    let workspace = root();
-    let enter = match env::current_dir() {
-        Ok(here) if here.starts_with(workspace) => String::new(),
-        _ => format!("  cd {}\n", workspace.display()),
-    };
     let folder = folder.display();
     format!(
-        "Made {folder}. Next:\n{enter}  cargo xtask run {folder} -- Ann\n  cargo test --manifest-path {folder}/Cargo.toml\nIts code is in {folder}/src/main.rs."
+        "Made {folder}. Next:\n  cd {folder}\n  cargo xtask run . -- Ann\n  cargo test\nIts code is in src/main.rs; `cargo xtask help run` tells what else there is."
     )
 }
 
@@ -169,7 +162,9 @@ mod tests {
             manifest.contains("name = \"guest\"") && manifest.contains(&format!("{:?}", root().join("guest-sdk"))),
             "{manifest}"
         );
-        assert!(!manifest.contains('@') && path.join(".cargo/config.toml").is_file());
+        let config = fs::read_to_string(path.join(".cargo/config.toml")).unwrap();
+        assert!(!manifest.contains('@') && !config.contains('@'));
+        assert!(config.contains(&format!("\"--manifest-path\", {:?}", root().join("Cargo.toml"))), "{config}");
         assert!(new(&options).is_err(), "it is there already");
     }
 }

@@ -42,11 +42,16 @@ fn the_guide_works_as_it_is_printed() {
     // The guide's folder may be in use; and cargo must not wait for the one that runs this test.
     let folder = tempdir().unwrap();
     let guest = folder.path().join("my-guest");
+    let mut here = root.to_owned();
     for Step { command, prints } in steps {
         let command =
             command.replace("/tmp/my-guest", guest.to_str().unwrap()).replace("cargo xtask", env!("CARGO_BIN_EXE_xtask"));
+        if let Some(folder) = command.strip_prefix("cd ") {
+            here = here.join(folder);
+            continue;
+        }
         let mut shell = Command::new("sh");
-        shell.args(["-c", &command]).current_dir(root).stdin(Stdio::null());
+        shell.args(["-c", &command]).current_dir(&here).stdin(Stdio::null());
         let output = shell.output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         for line in prints {
