@@ -5,6 +5,8 @@
 
 #[path = "booted/emulation.rs"]
 mod emulation;
+#[path = "booted/generator.rs"]
+mod generator;
 #[path = "booted/kernels.rs"]
 mod kernels;
 #[path = "booted/random.rs"]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
-    insn::{Direction, Outcome, PlainMove, Transfer, emulate, plain_move},
+    insn::{Outcome, PlainMove, Transfer, Way, emulate, plain_move},
     shadow::{Access, Kind, SmapCheck},
     vcpu::{CodeMode, Raised},
     x86::{PageFaultCode, RFlags},
@@ -65,16 +65,16 @@ fn plain(context: &mut Context<'_>, gpa: Gpa, faulted: Gva, missed: Kind) -> Opt
         && devices.exchange.is_idle()
         && !devices.has_attached();
     let code = if ordinary { vcpu.code_window(mmu, memory)? } else { return None };
-    let PlainMove { direction, bytes, register, base, displacement, length } = plain_move(code)?;
+    let PlainMove { way, bytes, register, base, displacement, length } = plain_move(code)?;
     // Where all of it lies in the page that faulted, from the byte that faulted on.
     let address = vcpu.register(base).wrapping_add(displacement);
-    let kind = if direction == Direction::Store { Kind::Write } else { Kind::Read };
+    let kind = if way == Way::Write { Kind::Write } else { Kind::Read };
     if address != faulted.0 || kind != missed || faulted.page_offset() + usize::from(bytes) > PAGE_SIZE {
         return None;
     }
     let next = vcpu.rip().wrapping_add(length.into());
     let mask = u64::MAX >> (64 - 8 * u32::from(bytes));
-    Some(if direction == Direction::Store {
+    Some(if way == Way::Write {
         vcpu.advance_to(next);
         Transfer::write(gpa, bytes, (vcpu.register(register) & mask).into())
     } else {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 
-    /// What a full decoder makes of the bytes: the instruction, whether its destination is a general register, and its length.
+    /// What a full decoder makes of the bytes: the instruction, and its length.
     fn full(bits: u32, bytes: &[u8]) -> (Mnemonic, u64) {
         let decoded = Decoder::new(bits, bytes, DecoderOptions::AMD).decode();
         (decoded.mnemonic(), decoded.len() as u64)

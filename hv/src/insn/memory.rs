@@ -9,7 +9,7 @@ use super::{
     opcode::Aligned,
 };
 use crate::{
-    addr::{Gva, PAGE_SIZE},
+    addr::{Gpa, Gva, PAGE_SIZE},
     plant::{Bug, planted},
     svm::{Segment, attributes},
     x86::{Exception, Vector},
@@ -23,6 +23,10 @@ const PIECES: usize = 3;
 struct Piece {
     place: Place,
     bytes: u8,
+}
+
+impl Piece {
+    const NONE: Self = Self { place: Place::Memory(Gpa(0)), bytes: 0 };
 }
 
 /// An operand in memory that was translated, and may be accessed.
@@ -130,10 +134,9 @@ impl<M: Machine> Run<'_, M> {
     pub(super) fn span(&mut self, segment: SegmentName, offset: u64, bytes: u8, touch: Touch) -> Result<Span, Stopped> {
         let start = self.linear(segment, offset, bytes, touch)?;
         let fits = start.page_offset() + usize::from(bytes) <= PAGE_SIZE;
-        let none = Piece { place: Place::Memory(crate::addr::Gpa(0)), bytes: 0 };
         let span = if fits {
             let place = self.machine.translate(start, touch)?;
-            Span { pieces: [Piece { place, bytes }, none, none], count: 1 }
+            Span { pieces: [Piece { place, bytes }, Piece::NONE, Piece::NONE], count: 1 }
         } else {
             self.split(start, bytes, touch)?
         };
@@ -146,8 +149,7 @@ impl<M: Machine> Run<'_, M> {
     /// Translates an operand that crosses a page boundary.
     #[cold]
     fn split(&mut self, start: Gva, bytes: u8, touch: Touch) -> Result<Span, Stopped> {
-        let none = Piece { place: Place::Memory(crate::addr::Gpa(0)), bytes: 0 };
-        let mut span = Span { pieces: [none; PIECES], count: 0 };
+        let mut span = Span { pieces: [Piece::NONE; PIECES], count: 0 };
         let mut done = 0;
         while done < bytes {
             let mut at = start.wrapping_add(done.into());

@@ -18,7 +18,7 @@
 //! beginning, and the answer is served from the [`Exchange`]. Writes to devices are queued there, for they have no answer. String
 //! instructions keep what they have done, element by element, as the processor does.
 //!
-//! The decoder is our own: 256 entries of four bytes for each opcode map, no allocation. iced-x86, which the tests hold it against,
+//! The decoder is our own: 256 entries of five bytes for each of two opcode maps, no allocation. iced-x86, which the tests hold it against,
 //! builds its tables on the heap at the first use, and what a fault does must not allocate where that can fail.
 //!
 //! Cited as "APM": AMD64 Architecture Programmer's Manual, volumes 2 and 3.
@@ -46,7 +46,7 @@ pub use execute::{Outcome, Unsupported, emulate};
 pub use length::{MAX_BYTES, Opcode, length};
 pub use machine::{Alignment, Broken, CodeBits, Fault, Machine, Mode, Place, Protection, SegmentName, Touch};
 pub use opcode::Operation;
-pub use plain::{Direction, PlainMove, plain_move};
+pub use plain::{PlainMove, plain_move};
 pub use port::{Batch, complete_ins, outs, prepare_ins};
 
 #[cfg(test)]

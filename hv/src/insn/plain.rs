@@ -1,21 +1,12 @@
 //! The commonest accesses to devices, decoded in a tenth of the time: MOV between a register and `[base + displacement]` in 64-bit mode.
 
-use super::length::MAX_BYTES;
-
-/// Which way a plain move goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
-    /// From memory.
-    Load,
-    /// To memory.
-    Store,
-}
+use super::{exchange::Way, length::MAX_BYTES};
 
 /// A plain move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PlainMove {
-    /// Which way it goes.
-    pub direction: Direction,
+    /// Whether it reads memory or writes it.
+    pub way: Way,
     /// Bytes that it moves: 1, 4 or 8.
     pub bytes: u8,
     /// The register, by its encoding; never AH to BH.
@@ -55,9 +46,9 @@ pub fn plain_move(code: [u8; 16]) -> Option<PlainMove> {
         1 => (word as i8 as i64 as u64, 1),
         _ => (word as i32 as i64 as u64, 4),
     };
-    let direction = if opcode & 2 == 0 { Direction::Store } else { Direction::Load };
+    let way = if opcode & 2 == 0 { Way::Write } else { Way::Read };
     let length = u8::from(rex != 0) + 2 + more;
-    Some(PlainMove { direction, bytes, register, base: low | (rex & 1) << 3, displacement, length })
+    Some(PlainMove { way, bytes, register, base: low | (rex & 1) << 3, displacement, length })
 }
 
 #[cfg(test)]
@@ -71,15 +62,15 @@ mod tests {
     fn slowly(code: &[u8; 16]) -> Option<PlainMove> {
         let insn = decode(code, CodeBits::Bits64).ok()?;
         let Operand::Memory(Address { base, index: NO_REGISTER, displacement, segment, .. }) = insn.rm else { return None };
-        let direction = match insn.form {
-            Form::RmReg => Direction::Store,
-            Form::RegRm => Direction::Load,
+        let way = match insn.form {
+            Form::RmReg => Way::Write,
+            Form::RegRm => Way::Read,
             _ => return None,
         };
         assert!(matches!(segment, SegmentName::Ds | SegmentName::Ss));
         assert_eq!(insn.operation, Operation::Mov);
         let register = insn.reg;
-        Some(PlainMove { direction, bytes: insn.bytes, register, base, displacement, length: insn.length })
+        Some(PlainMove { way, bytes: insn.bytes, register, base, displacement, length: insn.length })
     }
 
     #[test]

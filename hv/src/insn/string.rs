@@ -6,6 +6,7 @@ use super::{
     execute::{Flow, Run, Stopped},
     flags::{self, DF, TF, ZF},
     machine::{Machine, SegmentName, Touch},
+    memory::Span,
     opcode::Operation,
 };
 
@@ -56,7 +57,7 @@ impl<M: Machine> Run<'_, M> {
         let Instruction { operation, bytes, .. } = self.insn;
         match operation {
             Operation::Movs => {
-                let from = self.open_source(Touch::Read)?;
+                let from = self.open_source()?;
                 let to = self.open_destination(Touch::Write)?;
                 let value = self.read(&from)?;
                 self.write(&to, value);
@@ -70,7 +71,7 @@ impl<M: Machine> Run<'_, M> {
                 self.step(RDI);
             }
             Operation::Lods => {
-                let from = self.open_source(Touch::Read)?;
+                let from = self.open_source()?;
                 let value = self.read(&from)? as u64;
                 self.set_register(0, bytes, value);
                 self.step(RSI);
@@ -84,7 +85,7 @@ impl<M: Machine> Run<'_, M> {
             _ => {
                 // The processor loads what it compares with first.
                 let with = self.open_destination(Touch::Read)?;
-                let from = self.open_source(Touch::Read)?;
+                let from = self.open_source()?;
                 let (a, b) = (self.read(&from)? as u64, self.read(&with)? as u64);
                 self.compare(a, b);
                 self.step(RSI);
@@ -100,14 +101,14 @@ impl<M: Machine> Run<'_, M> {
     }
 
     /// DS:RSI, or as a segment override says.
-    fn open_source(&mut self, touch: Touch) -> Result<super::memory::Span, Stopped> {
+    fn open_source(&mut self) -> Result<Span, Stopped> {
         let segment = source_segment(&self.insn);
         let offset = self.machine.register(RSI) & flags::mask(self.insn.address_bytes);
-        self.span(segment, offset, self.insn.bytes, touch)
+        self.span(segment, offset, self.insn.bytes, Touch::Read)
     }
 
     /// ES:RDI; no override reaches it.
-    fn open_destination(&mut self, touch: Touch) -> Result<super::memory::Span, Stopped> {
+    fn open_destination(&mut self, touch: Touch) -> Result<Span, Stopped> {
         let offset = self.machine.register(RDI) & flags::mask(self.insn.address_bytes);
         self.span(SegmentName::Es, offset, self.insn.bytes, touch)
     }
