@@ -179,11 +179,9 @@ impl Vm {
         let mut written = 0;
         while written < bytes.len() {
             let at = start.wrapping_add(written as u64);
-            let count = (bytes.len() - written).min(PAGE_SIZE - at.page_offset());
-            let (_, touched) = self.memory.touch_by_host(at.gfn())?;
+            let (frame, touched) = self.memory.touch_by_host(at.gfn())?;
             self.vcpu.owe(self.mmu.written(at.gfn(), touched));
-            self.memory.write(at, &bytes[written..written + count])?;
-            written += count;
+            written += self.memory.view_frame(frame).write(at.page_offset(), &bytes[written..]);
         }
         Ok(())
     }
