@@ -32,8 +32,14 @@ impl Apic {
     /// The APIC is not in x2APIC mode, it has no such register to write, or a reserved bit is set.
     #[inline]
     pub fn write_msr(&mut self, msr: u32, value: u64, now: u64) -> Result<Option<Message>, Refused> {
-        let register = self.msr_register(msr)?;
-        self.write_checked(register, value, now)
+        match (self.msr_register(msr)?, u32::try_from(value)) {
+            // What a guest with a timer writes all the time.
+            (Register::InitialCount, Ok(count)) => {
+                self.set_initial_count(count, now);
+                Ok(None)
+            }
+            (register, _) => self.write_checked(register, value, now),
+        }
     }
 
     /// Writes the end-of-interrupt register as an MSR: the register that is written most, and as the only one needs nothing else.
@@ -122,7 +128,6 @@ impl Apic {
             Register::DestinationFormat => self.destination_format,
             Register::Spurious => self.spurious,
             Register::InService(at) => self.in_service.word(at),
-            Register::TriggerMode(at) => self.level.word(at),
             Register::Request(at) => self.requests.word(at),
             Register::ErrorStatus => self.errors,
             Register::CommandHigh => (self.command >> 32) as u32,
@@ -133,6 +138,8 @@ impl Apic {
             Register::Command
             | Register::ArbitrationPriority
             | Register::RemoteRead
+            // Nothing here is level-triggered.
+            | Register::TriggerMode(_)
             | Register::EndOfInterrupt
             | Register::SelfInterrupt => 0,
         }

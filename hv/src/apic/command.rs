@@ -1,6 +1,6 @@
 //! The interrupt command register (APM vol. 2, 16.5): messages to processors. There is one processor; others are nobody, and get nothing.
 
-use super::{Apic, ERROR_SENT_ILLEGAL, FIRST_LEGAL_VECTOR, Mode, Trigger};
+use super::{Apic, ERROR_SENT_ILLEGAL, FIRST_LEGAL_VECTOR, Mode};
 
 /// What a processor is sent that is no interrupt with a vector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ impl Apic {
         let to_self = self.is_meant(low, destination);
         match kind {
             FIXED | LOWEST_PRIORITY if vector < FIRST_LEGAL_VECTOR => self.error(ERROR_SENT_ILLEGAL),
-            FIXED | LOWEST_PRIORITY if to_self => self.request(vector, Trigger::Edge),
+            FIXED | LOWEST_PRIORITY if to_self => self.request(vector),
             NMI if to_self => return Some(Message::Nmi),
             INIT if to_self && low & (ASSERT | LEVEL) != LEVEL => return Some(Message::Init),
             START_UP if to_self => return Some(Message::StartUp(vector)),

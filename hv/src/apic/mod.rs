@@ -7,7 +7,6 @@
 //! | `access` | reads and writes of them, as x2APIC MSRs and as the xAPIC page |
 //! | `command` | the interrupt command register |
 //! | `timer` | the timer, in its three modes |
-//! | `vectors` | 256 bits, one for each vector |
 //!
 //! Whoever owns it calls [`Apic::advance`] when time has passed, asks [`Apic::highest_deliverable`] what the processor would be interrupted by, and
 //! tells [`Apic::accept`] that it was. [`Apic::next_deadline`] says when to look again.
@@ -23,7 +22,6 @@ mod register;
 #[cfg(test)]
 mod tests;
 mod timer;
-mod vectors;
 
 pub use base::Mode;
 pub use command::Message;
@@ -32,20 +30,11 @@ pub use register::{MSR_FIRST, MSR_LAST, PAGE_BYTES};
 use base::Base;
 use register::Lvt;
 use timer::Timer;
-use vectors::Vectors;
+use crate::x86::VectorSet;
 
 /// The access is a general protection fault: the register does not exist, is not readable or writable, or a reserved bit is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused;
-
-/// How an interrupt was signalled (APM vol. 2, 16.6.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// By a message or a rising edge.
-    Edge,
-    /// By a line that stays active until it is served; its bit in the trigger mode register is set.
-    Level,
-}
 
 /// What the end of an interrupt ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,9 +74,8 @@ pub struct Apic {
     /// The highest requested vector of a class above that in service, if the APIC is on; 0 is none. The task priority is not in it.
     candidate: u8,
     task_priority: u8,
-    requests: Vectors,
-    in_service: Vectors,
-    level: Vectors,
+    requests: VectorSet,
+    in_service: VectorSet,
     spurious: u32,
     logical_destination: u32,
     destination_format: u32,
@@ -109,9 +97,8 @@ impl Apic {
             base,
             candidate: 0,
             task_priority: 0,
-            requests: Vectors::new(),
-            in_service: Vectors::new(),
-            level: Vectors::new(),
+            requests: VectorSet::new(),
+            in_service: VectorSet::new(),
             spurious: 0xff,
             logical_destination: 0,
             destination_format: u32::MAX,
@@ -181,17 +168,14 @@ impl Apic {
         self.update();
     }
 
-    /// Takes in an interrupt; one that is requested already is the same interrupt. An APIC that is off takes in none (APM vol. 2, 16.4.7).
-    pub fn request(&mut self, vector: u8, trigger: Trigger) {
+    /// Takes in an interrupt, which is edge-triggered; one that is requested already is the same interrupt. An APIC that is off takes in none (APM
+    /// vol. 2, 16.4.7).
+    pub fn request(&mut self, vector: u8) {
         if !self.is_on() {
         } else if vector < FIRST_LEGAL_VECTOR {
             self.error(ERROR_RECEIVED_ILLEGAL);
         } else {
             self.requests.insert(vector);
-            match trigger {
-                Trigger::Edge => self.level.remove(vector),
-                Trigger::Level => self.level.insert(vector),
-            }
             self.update();
         }
     }
@@ -204,12 +188,14 @@ impl Apic {
         })
     }
 
-    /// Lets time pass up to `now`: a timer that has expired makes its interrupt, one however often it did.
+    /// Lets time pass up to `now`: a timer that has expired makes its interrupt, one however often it did. Tells whether it has.
     #[inline]
-    pub fn advance(&mut self, now: u64) {
-        if self.timer.is_due(now) {
+    pub fn advance(&mut self, now: u64) -> bool {
+        let is_due = self.timer.is_due(now);
+        if is_due {
             self.expire(now);
         }
+        is_due
     }
 
     #[cold]
@@ -260,7 +246,7 @@ impl Apic {
             return None;
         }
         match entry >> 8 & 7 {
-            command::FIXED => self.request(entry as u8, Trigger::Edge),
+            command::FIXED => self.request(entry as u8),
             command::NMI => return Some(Message::Nmi),
             // SMI and ExtINT have nobody here who would answer them; INIT is legal for no local vector of ours.
             _ => {}

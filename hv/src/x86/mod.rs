@@ -6,10 +6,12 @@ mod cpuid;
 mod exception;
 pub mod msr;
 mod paging;
+mod vectors;
 
 pub use cpuid::{CpuidRegisters, FAMILY_MODEL, Profile};
 pub use exception::{Combined, Exception, Vector, combine};
 pub use paging::{ADDRESS_MASK, Entry, PageFaultCode};
+pub(crate) use vectors::VectorSet;
 pub use x86_64::registers::{
     control::{Cr0Flags, Cr4Flags, EferFlags},
     rflags::RFlags,
