@@ -214,6 +214,8 @@ bugs! {
     LmswClearsProtection,
     /// DR7.GD guards nothing.
     GeneralDetectIsIgnored,
+    /// An instruction that hv carries out for a guest that steps is followed by no debug exception.
+    StepIsForgotten,
 
     // MSRs.
     /// A non-canonical base is taken.

@@ -1,10 +1,10 @@
 //! Accesses to the local APIC that exit: writes of x2APIC MSRs (APM vol. 2, 16.11), and the xAPIC page (16.3.2).
 
-use super::{Context, Next, Stop, mmio, shutdown};
+use super::{Context, Next, Stop, inject, mmio, shutdown, unhandled};
 use crate::{
     addr::Gpa,
-    apic::{MSR_FIRST, Message, PAGE_BYTES, Refused},
-    hw::{RCX, RDX},
+    apic::{MSR_FIRST, MSR_LAST, Message, PAGE_BYTES, Refused},
+    hw::{Hw, RCX, RDX},
     insn::{Opcode, Transfer, Way},
     mem::GuestMemory,
     shadow::ShadowMmu,
@@ -29,20 +29,31 @@ pub(super) fn end_of_interrupt(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestM
     let next = vcpu.next_rip(Opcode::WRMSR, mmu, memory)?;
     let value = vcpu.registers().0[RDX] << 32 | vcpu.rax() & 0xffff_ffff;
     vcpu.end_of_interrupt(value).ok()?;
-    vcpu.advance_to(next);
+    vcpu.retire_to(next);
     Some(())
 }
 
-/// Writes an x2APIC register, and goes on at `next`.
+/// Whether this is a write of a register of the x2APIC.
+#[inline]
+pub(super) fn is_register(vcpu: &Vcpu) -> bool {
+    matches!(vcpu.registers().0[RCX] as u32, MSR_FIRST..=MSR_LAST)
+}
+
+/// Carries out a WRMSR of a register of the x2APIC.
 #[inline(never)]
-pub(super) fn write_msr(context: &mut Context<'_>, index: u32, value: u64, next: u64) -> Next {
-    let now = context.vcpu.guest_time(context.hw.tsc());
-    match context.vcpu.change_apic(|apic| apic.write_msr(index, value, now)) {
+pub(super) fn write_msr(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
+    let Some(next) = vcpu.next_rip(Opcode::WRMSR, mmu, memory) else {
+        return unhandled(vcpu);
+    };
+    let registers = vcpu.registers().0;
+    let (index, value) = (registers[RCX] as u32, registers[RDX] << 32 | vcpu.rax() & 0xffff_ffff);
+    let now = vcpu.guest_time(hw.tsc());
+    match vcpu.change_apic(|apic| apic.write_msr(index, value, now)) {
         Ok(message) => {
-            context.vcpu.advance_to(next);
-            receive(context, message)
+            vcpu.retire_to(next);
+            receive(vcpu, message)
         }
-        Err(Refused) => context.inject(Exception::GP0),
+        Err(Refused) => inject(vcpu, Exception::GP0),
     }
 }
 
@@ -78,18 +89,19 @@ fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
         }
         Way::Write if transfer.bytes == 4 => {
             let message = context.vcpu.change_apic(|apic| apic.write_page(offset, transfer.value() as u32, now));
-            receive(context, message)
+            receive(context.vcpu, message)
         }
         Way::Write => Next::Continue(()),
     })
 }
 
 /// Lets the processor receive what it has sent itself.
-fn receive(context: &mut Context<'_>, message: Option<Message>) -> Next {
+#[inline]
+fn receive(vcpu: &mut Vcpu, message: Option<Message>) -> Next {
     match message {
-        Some(Message::Nmi) => context.vcpu.inject_nmi(),
+        Some(Message::Nmi) => vcpu.inject_nmi(),
         // A machine with one processor has nobody who would start it up again.
-        Some(Message::Init) => return Next::Break(shutdown::stop(context.vcpu)),
+        Some(Message::Init) => return Next::Break(shutdown::stop(vcpu)),
         // A processor that runs is not waiting for it.
         Some(Message::StartUp(_)) | None => {}
     }

@@ -1,19 +1,20 @@
 //! HLT.
 
-use super::{Context, Next, Stop};
-use crate::insn::Opcode;
+use super::{Next, Stop, unhandled};
+use crate::{insn::Opcode, mem::GuestMemory, shadow::ShadowMmu, vcpu::Vcpu};
 
 /// Hands a halted guest to the embedder, with RIP behind the HLT, unless an event waits that ends the halt at once. One whose timer will wake it sleeps on
 /// until something does.
-pub(super) fn handle(context: &mut Context<'_>) -> Next {
-    let Some(next) = context.next_rip(Opcode::HLT) else {
-        return context.unhandled();
+#[inline(never)]
+pub(super) fn handle(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory) -> Next {
+    let Some(next) = vcpu.next_rip(Opcode::HLT, mmu, memory) else {
+        return unhandled(vcpu);
     };
-    context.vcpu.advance_to(next);
-    if context.vcpu.has_wake_event() {
+    vcpu.retire_to(next);
+    if vcpu.has_wake_event() {
         return Next::Continue(());
     }
-    Next::Break(match context.vcpu.sleep() {
+    Next::Break(match vcpu.sleep() {
         Some(until) => Stop::Idle { until },
         None => Stop::Halt,
     })

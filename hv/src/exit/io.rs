@@ -5,7 +5,7 @@ use super::{
     device::PORT_BATCH_BYTES,
     emulated::{Hint, guest},
     hypercall,
-    mmio::{self, end_step},
+    mmio,
 };
 use crate::insn::{Batch, Outcome, complete_ins, outs, prepare_ins};
 use hv_abi::call::DOORBELL_PORT;
@@ -99,13 +99,13 @@ impl PortAccess {
 #[inline]
 pub(super) fn handle(context: &mut Context<'_>, access: PortAccess) -> Next {
     if access.is_call() {
-        context.vcpu.advance_to(access.next_rip);
+        context.vcpu.retire_to(access.next_rip);
         return hypercall::handle(context);
     }
     if access.info & STRING != 0 {
         return string(context.reborrow(), access);
     }
-    context.vcpu.advance_to(access.next_rip);
+    context.vcpu.retire_to(access.next_rip);
     let value = context.vcpu.rax() as u32 & access.mask();
     Next::Break(Stop::Io { access, value })
 }
@@ -131,7 +131,7 @@ fn string(mut whole: Context<'_>, access: PortAccess) -> Next {
         Ok(batch) if batch.bytes != access.width() as u8 => Next::Continue(()),
         Ok(batch) => {
             if access.direction() == Direction::Out {
-                end_step(context)?;
+                context.vcpu.end_step();
             }
             Next::Break(Stop::IoString { access, elements: batch.elements })
         }

@@ -6,13 +6,13 @@ use super::{
     Context, Next, Outside, Stop, apic,
     device::{PlainLoad, Work},
     emulated::{Hint, guest},
-    inject, shutdown,
+    inject,
 };
 use crate::{
     addr::{Gpa, Gva, PAGE_SIZE},
     insn::{Outcome, PlainMove, Transfer, Way, emulate, plain_move},
     shadow::{Access, Kind, SmapCheck},
-    vcpu::{CodeMode, Raised},
+    vcpu::CodeMode,
     x86::{PageFaultCode, RFlags},
 };
 
@@ -157,7 +157,7 @@ pub(super) fn serve(context: &mut Context<'_>, first: Outcome) -> Next {
     }
     match outcome {
         Outcome::Done | Outcome::Repeating => {
-            end_step(context)?;
+            context.vcpu.end_step();
             hand_out_writes(context)
         }
         // The answers are kept for when the guest tries again.
@@ -178,12 +178,4 @@ pub(super) fn serve(context: &mut Context<'_>, first: Outcome) -> Next {
 #[inline]
 fn is_stepped(context: &Context<'_>) -> bool {
     context.vcpu.rflags() & RFlags::TRAP_FLAG.bits() != 0
-}
-
-/// Raises #DB behind an instruction, or an element of a string, that was stepped over (APM vol. 2, 13.1.4).
-pub(super) fn end_step(context: &mut Context<'_>) -> Next {
-    if is_stepped(context) && context.vcpu.raise_step() == Raised::Shutdown {
-        return Next::Break(shutdown::stop(context.vcpu));
-    }
-    Next::Continue(())
 }

@@ -59,6 +59,8 @@ pub enum Exit {
     PageFault(crate::shadow::PageFault),
     /// VMMCALL.
     VmmCall,
+    /// HLT.
+    Halt,
     /// A physical interrupt or NMI, which the host has taken.
     Interrupt,
     /// Anything else.
@@ -97,6 +99,7 @@ impl Exit {
             ExitCode::MSR => Self::Msr(msr::Direction::decode(control.exit_info_1)),
             ExitCode::PAGE_FAULT => Self::PageFault(page_fault::decode(control.exit_info_1, control.exit_info_2)),
             ExitCode::VMMCALL => Self::VmmCall,
+            ExitCode::HLT => Self::Halt,
             ExitCode::INTR | ExitCode::NMI => Self::Interrupt,
             _ => Self::Other,
         }
@@ -114,7 +117,7 @@ impl Context<'_> {
     /// Lets the guest go on behind the instruction.
     #[inline]
     fn skip_to(&mut self, rip: u64) -> Next {
-        self.vcpu.advance_to(rip);
+        self.vcpu.retire_to(rip);
         Next::Continue(())
     }
 
@@ -178,6 +181,7 @@ pub fn handle(context: &mut Context<'_>) -> Next {
             next
         }
         Exit::VmmCall => hypercall::vmmcall(context),
+        Exit::Halt => halt::handle(context.vcpu, context.mmu, context.memory),
         Exit::Interrupt => interrupt::handle(),
         Exit::Other => rare::handle(context.reborrow()),
     }

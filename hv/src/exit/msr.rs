@@ -2,7 +2,6 @@
 
 use super::{Context, Next, apic, cr};
 use crate::{
-    apic::{MSR_FIRST, MSR_LAST},
     hw::{RCX, RDX},
     insn::Opcode,
     x86::{Exception, msr},
@@ -37,6 +36,9 @@ pub(super) fn handle(context: &mut Context<'_>, direction: Direction) -> Next {
         {
             Next::Continue(())
         }
+        Direction::Write if apic::is_register(context.vcpu) => {
+            apic::write_msr(context.vcpu, context.mmu, context.memory, context.hw)
+        }
         Direction::Write => wrmsr(context.reborrow()),
     }
 }
@@ -68,9 +70,6 @@ fn wrmsr(mut context: Context<'_>) -> Next {
             Ok(cached) => cr::change(context, &control, cached, next),
             Err(exception) => context.inject(exception),
         };
-    }
-    if let MSR_FIRST..=MSR_LAST = index {
-        return apic::write_msr(context, index, value, next);
     }
     match write(context, index, value) {
         Ok(()) => context.skip_to(next),

@@ -1,6 +1,6 @@
 //! Exits that are rare: decoded and dispatched apart, so that the common ones keep to few registers.
 
-use super::{Context, Next, cache, cr, dr, exception, halt, icebp, interrupt, invalid, invlpg, iret, shutdown, window};
+use super::{Context, Next, cache, cr, dr, exception, icebp, interrupt, invalid, invlpg, iret, shutdown, window};
 use crate::{
     plant::{Bug, planted},
     svm::ExitCode,
@@ -29,8 +29,6 @@ pub enum Rare {
     ReadCounter,
     /// INVLPG.
     InvalidatePage,
-    /// HLT.
-    Halt,
     /// A system management interrupt or INIT, which the host has taken.
     Interrupt,
     /// Shutdown: a triple fault.
@@ -59,7 +57,6 @@ impl Rare {
             ExitCode::ICEBP => Self::Icebp,
             ExitCode::RDPMC => Self::ReadCounter,
             ExitCode::INVLPG => Self::InvalidatePage,
-            ExitCode::HLT => Self::Halt,
             ExitCode::SMI | ExitCode::INIT => Self::Interrupt,
             ExitCode::SHUTDOWN => Self::Shutdown,
             ExitCode::VMRUN
@@ -87,7 +84,6 @@ pub(super) fn handle(mut context: Context<'_>) -> Next {
         Rare::Icebp => icebp::handle(context),
         Rare::ReadCounter => context.inject(Exception::GP0),
         Rare::InvalidatePage => invlpg::handle(context),
-        Rare::Halt => halt::handle(context),
         Rare::Interrupt => interrupt::handle(),
         Rare::Shutdown => shutdown::handle(context.vcpu),
         Rare::Undefined if planted(Bug::SvmIsSkipped) => Next::Continue(()),

@@ -70,6 +70,8 @@ impl Vcpu {
             _ => self.vmcb.save.dr7 = DR7_RESET | value & DR7_BITS,
         }
         self.clean.remove(Clean::DEBUG_REGISTERS);
+        // The next entry loads what has come.
+        self.look_at_events();
         Ok(())
     }
 

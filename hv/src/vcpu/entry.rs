@@ -35,6 +35,7 @@ impl Vcpu {
             if self.timer == HostTimer::Stale {
                 self.serve_timer(cpu);
             }
+            cpu.own_breakpoints(self);
             self.prepare_events();
         }
         if !self.clean.contains(Clean::FORCED) {

@@ -11,7 +11,7 @@ use crate::{
         Clean, Event, Intercepts1,
         virtual_interrupt::{V_IGN_TPR, V_IRQ},
     },
-    x86::{Combined, Exception, RFlags, Vector, combine},
+    x86::{Combined, Exception, RFlags, Vector, VectorSet, combine},
 };
 
 /// Whether a virtual CPU can go on.
@@ -70,12 +70,22 @@ enum Step {
     Single,
 }
 
+/// What waits for its time, or is watched for, beside an event that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waits {
+    Nothing,
+    /// At most interrupts.
+    Interrupts,
+    /// An NMI, the IRET that ends the blocking of NMIs, or an embedder that wants to be told of a window; maybe interrupts too.
+    Others,
+}
+
 /// The events of a virtual CPU.
 pub(super) struct Events {
     /// What the next entry delivers, whatever else waits: an exception, or an event that an exit cut short.
     pending: Option<Event>,
-    /// Vectors that the embedder has injected, as a set.
-    queue: [u64; 4],
+    /// Vectors that the embedder has injected.
+    queue: VectorSet,
     /// The vector that the local APIC would deliver, above the task priority; 0 is none.
     local: u8,
     nmi: bool,
@@ -85,8 +95,7 @@ pub(super) struct Events {
     window_wanted: bool,
     /// The next entry has something to deliver or to look at.
     attention: bool,
-    /// Something waits, or is watched for, beside what is under way.
-    waits: bool,
+    waits: Waits,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
 }
@@ -95,38 +104,39 @@ impl Events {
     pub(super) const fn new() -> Self {
         Self {
             pending: None,
-            queue: [0; 4],
+            queue: VectorSet::new(),
             local: 0,
             nmi: false,
             nmis: Nmis::Open,
             step: Step::No,
             window_wanted: false,
             attention: false,
-            waits: false,
+            waits: Waits::Nothing,
             last_raised: None,
         }
     }
 
-    /// The highest vector that waits and is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2).
+    /// The highest vector of the queue, if it is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2). 0 is none.
     #[inline]
-    fn highest(&self, cr8: u8) -> Option<u8> {
-        let [a, b, c, d] = self.queue;
-        let (first, word) = match (a, b, c, d) {
-            (.., d) if d != 0 => (192, d),
-            (_, _, c, _) if c != 0 => (128, c),
-            (_, b, ..) if b != 0 => (64, b),
-            (0, ..) => return None,
-            (a, ..) => (0, a),
-        };
-        let vector = first + 63 - word.leading_zeros() as u8;
-        (vector >> 4 > cr8 || planted(Bug::TaskPriorityIsIgnored)).then_some(vector)
+    fn queued(&self, cr8: u8) -> u8 {
+        let vector = self.queue.highest();
+        if vector >> 4 > cr8 || planted(Bug::TaskPriorityIsIgnored) { vector } else { 0 }
     }
 
-    /// Has the next entry look at what waits.
+    /// Has the next entry look at interrupts.
     #[inline]
     const fn look(&mut self) {
         self.attention = true;
-        self.waits = true;
+        if matches!(self.waits, Waits::Nothing) {
+            self.waits = Waits::Interrupts;
+        }
+    }
+
+    /// Has the next entry look at everything.
+    #[inline]
+    const fn look_at_all(&mut self) {
+        self.attention = true;
+        self.waits = Waits::Others;
     }
 
     /// Whether the next entry has something to deliver or to look at.
@@ -134,30 +144,26 @@ impl Events {
     pub(super) const fn attention(&self) -> bool {
         self.attention
     }
-
-    #[inline]
-    const fn remove(&mut self, vector: u8) {
-        self.queue[vector as usize / 64] &= !(1 << (vector % 64));
-    }
 }
 
 impl Vcpu {
-    /// Queues an external interrupt, to be taken when RFLAGS.IF, the interrupt shadow and CR8 allow, highest vector first. A vector that waits already is queued once.
+    /// Queues an external interrupt, to be taken when RFLAGS.IF, the interrupt shadow and CR8 allow, highest vector first. A vector that waits already is
+    /// queued once; one below 16 is above no task priority, and never taken.
     pub const fn inject_interrupt(&mut self, vector: u8) {
-        self.events.queue[vector as usize / 64] |= 1 << (vector % 64);
+        self.events.queue.insert(vector);
         self.events.look();
     }
 
     /// Queues a non-maskable interrupt; one that waits already is queued once.
     pub const fn inject_nmi(&mut self) {
         self.events.nmi = true;
-        self.events.look();
+        self.events.look_at_all();
     }
 
     /// Asks for [`crate::Stop::InterruptWindow`] as soon as the guest could take an interrupt.
     pub const fn request_window(&mut self) {
         self.events.window_wanted = true;
-        self.events.look();
+        self.events.look_at_all();
     }
 
     /// What an embedder wants to know before it injects an interrupt.
@@ -198,19 +204,34 @@ impl Vcpu {
     /// vol. 2, table 8-9).
     #[inline(never)]
     pub(super) fn prepare_events(&mut self) {
-        let under_way = self.events.pending.take();
         self.events.attention = false;
+        let under_way = self.events.pending.take();
         if let Some(event) = under_way {
             self.vmcb.control.event_injection = event.encode();
-            if !self.events.waits {
-                return;
-            }
         }
+        match self.events.waits {
+            Waits::Nothing => {}
+            Waits::Interrupts => self.prepare_interrupts(under_way),
+            Waits::Others => self.prepare_others(under_way),
+        }
+    }
+
+    #[inline]
+    fn prepare_interrupts(&mut self, under_way: Option<Event>) {
+        if under_way.is_none() {
+            self.deliver_interrupt();
+        }
+        let waits = self.has_interrupt();
+        self.watch_window(waits);
+        self.events.waits = if waits { Waits::Interrupts } else { Waits::Nothing };
+        self.events.attention = waits;
+    }
+
+    #[cold]
+    fn prepare_others(&mut self, under_way: Option<Event>) {
         self.follow_iret();
-        if under_way.is_none()
-            && let Some(event) = self.choose_event()
-        {
-            self.vmcb.control.event_injection = event.encode();
+        if under_way.is_none() && !self.deliver_nmi() {
+            self.deliver_interrupt();
         }
         let interrupt = self.has_interrupt();
         self.watch_window(interrupt || self.events.window_wanted);
@@ -220,45 +241,46 @@ impl Vcpu {
             self.events.step = Step::Single;
             self.vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
         }
-        self.events.waits = interrupt || self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
-        self.events.attention = self.events.waits;
+        let others = self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
+        self.events.waits = match (others, interrupt) {
+            (true, _) => Waits::Others,
+            (false, true) => Waits::Interrupts,
+            (false, false) => Waits::Nothing,
+        };
+        self.events.attention = others || interrupt;
     }
 
-    #[inline]
-    fn choose_event(&mut self) -> Option<Event> {
-        if self.events.nmi && self.events.nmis == Nmis::Open && self.vmcb.control.interrupt_shadow & 1 == 0 {
+    /// Delivers an NMI, if one waits and can be taken.
+    fn deliver_nmi(&mut self) -> bool {
+        let delivers = self.events.nmi && self.events.nmis == Nmis::Open && self.vmcb.control.interrupt_shadow & 1 == 0;
+        if delivers {
             self.events.nmi = false;
             self.block_nmis();
-            return Some(Event::Nmi);
+            self.vmcb.control.event_injection = Event::Nmi.encode();
         }
-        if self.events.local != 0 {
-            return self.can_interrupt().then(|| Event::Interrupt(self.take_local_or_queued()));
+        delivers
+    }
+
+    /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken. One that both have is the APIC's first.
+    #[inline]
+    fn deliver_interrupt(&mut self) {
+        let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
+        let vector = if queued > local { queued } else { local };
+        if vector == 0 || !self.can_interrupt() {
+            return;
         }
-        let vector = self.events.highest(self.control.cr8).filter(|_| self.can_interrupt())?;
-        self.events.remove(vector);
-        Some(Event::Interrupt(vector))
+        self.vmcb.control.event_injection = Event::Interrupt(vector).encode();
+        if queued > local {
+            self.events.queue.remove(vector);
+        } else {
+            self.accept_local(vector);
+        }
     }
 
     /// Whether a vector above the task priority waits, in the embedder's queue or in the local APIC.
     #[inline]
     fn has_interrupt(&self) -> bool {
-        self.events.local != 0 || self.events.highest(self.control.cr8).is_some()
-    }
-
-    /// Takes the highest such vector, of which the APIC has some; one that both have is the APIC's first.
-    #[cold]
-    fn take_local_or_queued(&mut self) -> u8 {
-        match self.events.highest(self.control.cr8) {
-            Some(queued) if queued > self.events.local => {
-                self.events.remove(queued);
-                queued
-            }
-            _ => {
-                let vector = self.events.local;
-                self.accept_local(vector);
-                vector
-            }
-        }
+        self.events.local != 0 || self.events.queued(self.control.cr8) != 0
     }
 
     /// Takes note of what the local APIC would deliver now.
@@ -314,7 +336,7 @@ impl Vcpu {
     /// The guest is about to execute the IRET that ends NMI blocking.
     pub(crate) fn begin_iret(&mut self) {
         self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
-        self.events.look();
+        self.events.look_at_all();
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
         self.clean.remove(Clean::INTERCEPTS);
     }
@@ -382,11 +404,19 @@ impl Vcpu {
         self.events.pending.is_some()
     }
 
-    /// Raises the debug exception behind an instruction that was stepped over.
+    /// Raises the debug exception that follows an instruction where the guest steps (APM vol. 2, 13.1.4): hv has carried one out, or a round of one that
+    /// repeats. Nothing is under way then that the exception could collide with.
+    #[inline]
+    pub(crate) fn end_step(&mut self) {
+        if self.vmcb.save.rflags & RFlags::TRAP_FLAG.bits() != 0 && !planted(Bug::StepIsForgotten) {
+            self.raise_step();
+        }
+    }
+
     #[cold]
-    pub(crate) fn raise_step(&mut self) -> Raised {
+    fn raise_step(&mut self) {
         self.note_step();
-        self.raise(Exception::plain(Vector::DB))
+        let _pending = self.raise(Exception::plain(Vector::DB));
     }
 
     /// The exception that ended a virtual CPU which has shut down: what it was delivering, or what hv raised last.

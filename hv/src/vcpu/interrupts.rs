@@ -72,8 +72,9 @@ impl Vcpu {
     pub(super) fn serve_timer<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
         if self.apic.timer_runs() {
             let now = self.guest_time(cpu.hw.tsc());
-            self.apic.advance(now);
-            self.follow_apic();
+            if self.apic.advance(now) {
+                self.follow_apic();
+            }
         }
         cpu.arm(self.wake_time());
         self.timer = HostTimer::Armed;

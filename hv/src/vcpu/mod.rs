@@ -203,8 +203,11 @@ impl Vcpu {
 
     /// Sets RFLAGS; bit 1 is always set.
     pub fn set_rflags(&mut self, value: u64) {
+        let changed = self.vmcb.save.rflags ^ value;
         self.vmcb.save.rflags = value | 2;
-        self.look_at_events();
+        if changed & RFlags::INTERRUPT_FLAG.bits() != 0 {
+            self.look_at_events();
+        }
     }
 
     /// How often the guest has left.
@@ -251,6 +254,13 @@ impl Vcpu {
     pub fn set_cr2(&mut self, address: Gva) {
         self.vmcb.save.cr2 = address.0;
         self.clean.remove(Clean::CR2);
+    }
+
+    /// Ends an instruction that hv has carried out, and that `rip` lies behind.
+    #[inline]
+    pub(crate) fn retire_to(&mut self, rip: u64) {
+        self.advance_to(rip);
+        self.end_step();
     }
 
     /// Moves RIP behind an instruction that hv has carried out, and ends an interrupt shadow.

@@ -50,6 +50,7 @@ pub const SECTIONS: [Section; 12] = [
             Bug::SvmIsSkipped,
             Bug::LmswClearsProtection,
             Bug::GeneralDetectIsIgnored,
+            Bug::StepIsForgotten,
             Bug::PageFaultsAreNotForced,
         ],
     ),

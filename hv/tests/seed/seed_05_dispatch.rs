@@ -23,6 +23,7 @@ pub const TESTS: &[fn()] = &[
     status_words_reach_devices,
     single_steps_end_behind_emulated_instructions_and_elements,
     debug_registers_are_guarded,
+    what_hv_carries_out_is_stepped_like_any_instruction,
     cpuid_clears_upper_halves,
     an_in_keeps_what_it_does_not_write,
     exceptions_go_on_to_the_guest,
@@ -125,6 +126,36 @@ fn every_exit_code_has_its_end() {
                 assert_eq!((entries[1].save.rip, entries[1].control.event_injection), (CODE, 0), "exit {code:#x}");
             }
         }
+    }
+}
+
+#[test]
+fn what_hv_carries_out_is_stepped_like_any_instruction() {
+    const STEPPED: Option<Event> = Some(Event::Exception(Exception::plain(Vector::DB)));
+    let step = |code, bytes, info| {
+        let mut stage = Stage::new(&LONG);
+        stage.vm.vcpu_mut().set_rflags(0x102);
+        let stop = stage.execute_with(bytes, code, info, |_, _| ());
+        (stop, stage)
+    };
+    let mut counted = 0;
+    for code in (0..0x90).filter(|code| *code < 0x21 || *code > 0x26) {
+        let (bytes, End::Skipped(length)) = case(code) else { continue };
+        let (stop, stage) = step(code, bytes, 0);
+        assert_eq!((stop, stage.injected()), (Stop::Interrupted, STEPPED), "exit {code:#x}");
+        let save = stage.entered().save;
+        assert_eq!((save.rip, save.dr6 & 1 << 14), (CODE + length, 1 << 14), "exit {code:#x}");
+        counted += 1;
+    }
+    assert!(counted >= 15, "{counted}");
+    let (stop, stage) = step(ExitCode::HLT, &[0xf4], 0);
+    assert_eq!((stop, stage.injected()), (Stop::Interrupted, STEPPED), "a trap ends the halt");
+    for info in [0x60_0010, 0x60_0011, u64::from(hv_abi::call::DOORBELL_PORT) << 16 | 0x40] {
+        let (stop, mut stage) = step(ExitCode::IOIO, &[0xe4, 0x60], info);
+        if matches!(stop, Stop::Io { .. }) {
+            let _ = stage.run();
+        }
+        assert_eq!(stage.injected(), STEPPED, "{info:#x}");
     }
 }
 

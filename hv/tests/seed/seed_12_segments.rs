@@ -3,7 +3,7 @@
 use crate::stage::{LONG, REAL, Stage, leave, vm};
 use hv::{
     Stop,
-    svm::{ExitCode, Segment},
+    svm::{ExitCode, Features, Segment},
     vcpu::{CodeMode, SegmentRegister},
 };
 
@@ -16,6 +16,7 @@ pub const TESTS: &[fn()] = &[
     the_size_of_code_follows_cs,
     fpu_registers_move_only_between_owners,
     breakpoints_move_only_when_they_are_on,
+    breakpoints_that_the_guest_sets_are_on_at_once,
     descriptor_tables_are_set_and_read,
 ];
 
@@ -146,6 +147,26 @@ fn breakpoints_move_only_when_they_are_on() {
     second.vcpu_mut().set_debug_register(7, 0x3).unwrap();
     let _ = (second.run(&mut stage.cpu), stage.run());
     assert_eq!(stage.strings.breakpoints(), [[0; 4], [0x1234, 0, 0, 0]], "each has its own");
+}
+
+#[test]
+fn breakpoints_that_the_guest_sets_are_on_at_once() {
+    let mut stage = Stage::new(&LONG);
+    // MOV DR0, RAX; MOV DR7, RAX.
+    stage.put(&[0x0f, 0x23, 0xc0, 0x0f, 0x23, 0xf8]);
+    for (number, value) in [(0, 0x1234), (7, 1)] {
+        let offered = crate::stage::offered();
+        stage.strings.push(move |vmcb, _| {
+            vmcb.save.rax = value;
+            if offered.contains(Features::NRIP_SAVE) {
+                vmcb.control.next_rip = vmcb.save.rip + 3;
+            }
+            leave(vmcb, ExitCode::DR_READ_0 + 0x10 + number, 0, 0);
+        });
+    }
+    assert_eq!(stage.run(), Stop::Interrupted);
+    assert_eq!(stage.strings.breakpoints(), [[0x1234, 0, 0, 0]], "before the embedder was asked");
+    assert_eq!(stage.entered().save.dr7, 0x401);
 }
 
 #[test]
