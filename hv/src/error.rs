@@ -24,6 +24,8 @@ pub enum Error {
     MemoryRange(Gpa),
     /// The range that begins there is empty, or overlaps another device's.
     DeviceRange(Gpa),
+    /// The VM ran last on the CPU of this number, which has its FPU registers still: [`crate::Cpu::release`] there comes first.
+    HeldByCpu(u16),
     /// The boxes of a call buffer overlap, are not 8-aligned, too small, too large, or not in guest memory.
     CallBuffer,
 }
@@ -76,6 +78,7 @@ impl fmt::Display for Error {
             }
             Self::DeviceRange(gpa) => write!(f, "the device at {gpa} has an empty range, or overlaps another one"),
             Self::OutsideMemory(gpa) => write!(f, "guest-physical address {gpa} lies outside guest memory"),
+            Self::HeldByCpu(number) => write!(f, "CPU {number} has the VM's FPU registers still, and has to release it first"),
             Self::CallBuffer => f.write_str("the call buffer does not lie in guest memory as it must"),
         }
     }

@@ -274,6 +274,8 @@ bugs! {
     FpuIsNotSwitched,
     /// DR0 to DR3 are not switched.
     BreakpointsAreNotSwitched,
+    /// A virtual CPU runs while another CPU has its FPU registers.
+    FpuIsTornApart,
     }
 
     /// Bugs in the emulator, which need no virtual CPU to be noticed.

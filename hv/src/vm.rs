@@ -57,8 +57,12 @@ impl Vm {
     }
 
     /// Runs the guest until the embedder must take over, or is asked for by the CPU's [`crate::Kick`]. The host's interrupts are on while the guest runs, and on when this returns.
+    ///
+    /// A VM may move between CPUs; [`Cpu::release`] on the one comes before the run on the other, or there is [`Error::HeldByCpu`] as [`Stop::Host`].
     pub fn run<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Stop {
-        self.vcpu.arrive(cpu);
+        if let Err(error) = self.vcpu.arrive(cpu) {
+            return Stop::Host(error);
+        }
         if let Some(until) = self.vcpu.wake(cpu) {
             return Stop::Idle { until };
         }

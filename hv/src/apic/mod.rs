@@ -27,10 +27,10 @@ pub use base::Mode;
 pub use command::Message;
 pub use register::{MSR_FIRST, MSR_LAST, PAGE_BYTES};
 
+use crate::x86::VectorSet;
 use base::Base;
 use register::Lvt;
 use timer::Timer;
-use crate::x86::VectorSet;
 
 /// The access is a general protection fault: the register does not exist, is not readable or writable, or a reserved bit is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,8 +4,7 @@ use super::{
     Context, Next, Stop,
     device::PORT_BATCH_BYTES,
     emulated::{Hint, guest},
-    hypercall,
-    mmio,
+    hypercall, mmio,
 };
 use crate::insn::{Batch, Outcome, complete_ins, outs, prepare_ins};
 use hv_abi::call::DOORBELL_PORT;

@@ -22,6 +22,7 @@ pub enum Event {
 
 impl Event {
     /// Encodes the event for EVENTINJ.
+    #[inline]
     pub fn encode(self) -> u64 {
         let (kind, vector, code) = match self {
             Self::Interrupt(vector) => (0, vector, None),

@@ -66,12 +66,13 @@ pub struct Cpu<H: Hw> {
     /// Where the host's registers are saved that VMRUN does not.
     pub(super) host_area: Hpa,
     pub(super) asids: AsidPool,
+    pub(super) number: u16,
     pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
     pub(super) features: Features,
     /// What stands in DR0 to DR3, as far as hv wrote it.
     pub(super) breakpoints: [u64; 4],
-    /// The clean bits that the processor knows.
+    /// The groups of a VMCB that the processor is told are clean, where they have not changed.
     pub(super) clean_mask: Clean,
     kick: &'static Kick,
     timer: Option<&'static dyn Timer>,
@@ -97,13 +98,15 @@ impl<H: Hw> Cpu<H> {
         // SAFETY: the page is 4096-aligned and kept until SVM is off again.
         unsafe { hw.write_msr(msr::VM_HSAVE_PA, save_area.hpa().0) };
         let features = Features::from_bits_truncate(hw.cpuid(0x8000_000a, 0)[3]);
-        let clean_mask = if features.contains(Features::VMCB_CLEAN) { Clean::all() } else { Clean::empty() };
+        // CR2 changes with every page fault of the guest's own.
+        let clean_mask = if features.contains(Features::VMCB_CLEAN) { Clean::all() - Clean::CR2 } else { Clean::empty() };
         let counters = Counters { msr_writes: 2, ..Counters::default() };
         let asids = AsidPool::new(number, asids);
         Ok(Self {
             hw,
             host_area: host_area.hpa(),
             asids,
+            number,
             fpu_owner: Weak::new(),
             counters,
             features,
@@ -145,6 +148,12 @@ impl<H: Hw> Cpu<H> {
         &self.counters
     }
 
+    /// Gives up the guest that ran here last: its FPU registers, which stay in the processor as long as nobody else needs it, go to its VM, and another
+    /// CPU can run that.
+    pub fn release(&mut self) {
+        self.release_fpu();
+    }
+
     /// The processor, to do something with.
     pub(crate) const fn hw_mut(&mut self) -> &mut H {
         &mut self.hw
@@ -158,6 +167,7 @@ impl<H: Hw> Cpu<H> {
 
 impl<H: Hw> Drop for Cpu<H> {
     fn drop(&mut self) {
+        self.release_fpu();
         let efer = self.hw.read_msr(msr::EFER);
         if !planted(Bug::SaveAreaStays) {
             // SAFETY: SVM is on (`enable`), so the MSR exists; no VMRUN follows.

@@ -2,7 +2,7 @@
 //!
 //! Breakpoints of a guest are loaded when it has some that are on. QEMU 7.2 never takes a breakpoint that comes by the VMCB: there, guests can only read back what they wrote.
 
-use super::{Vcpu, cpu::Cpu};
+use super::{Vcpu, cpu::Cpu, events::Attention};
 use crate::{
     hw::Hw,
     plant::{Bug, planted},
@@ -37,7 +37,7 @@ impl Vcpu {
         if self.vmcb.save.dr7 & DR7_GD != 0 && !planted(Bug::GeneralDetectIsIgnored) {
             self.vmcb.save.dr6 |= DR6_BD;
             self.vmcb.save.dr7 &= !DR7_GD;
-            self.clean.remove(Clean::DEBUG_REGISTERS);
+            self.changed.insert(Clean::DEBUG_REGISTERS);
             return Err(Exception::plain(Vector::DB));
         }
         Ok(())
@@ -46,7 +46,7 @@ impl Vcpu {
     /// Says in DR6 that an instruction was stepped over.
     pub(super) fn note_step(&mut self) {
         self.vmcb.save.dr6 |= DR6_BS;
-        self.clean.remove(Clean::DEBUG_REGISTERS);
+        self.changed.insert(Clean::DEBUG_REGISTERS);
     }
 
     /// Reads a debug register; DR4 and DR5 are other names of DR6 and DR7.
@@ -69,9 +69,9 @@ impl Vcpu {
             4 | 6 => self.vmcb.save.dr6 = DR6_RESET | value & DR6_BITS,
             _ => self.vmcb.save.dr7 = DR7_RESET | value & DR7_BITS,
         }
-        self.clean.remove(Clean::DEBUG_REGISTERS);
+        self.changed.insert(Clean::DEBUG_REGISTERS);
         // The next entry loads what has come.
-        self.look_at_events();
+        self.attend_to(Attention::BREAKPOINTS);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! The one place that enters a guest, and the proof that it may.
 #![expect(unsafe_code, reason = "calls VMRUN")]
 
-use super::{Clock, HostTimer, Vcpu, asid::Fresh, cpu::Cpu, setup::Hypervisor};
+use super::{Clock, Vcpu, asid::Fresh, cpu::Cpu, events::Attention, setup::Hypervisor};
 use crate::{
+    error::Error,
     hw::Hw,
     plant::{Bug, planted},
     shadow::{FlushDuty, ShadowMmu},
@@ -10,19 +11,34 @@ use crate::{
 };
 
 impl Vcpu {
-    /// Prepares a CPU to run this virtual CPU, once per call of the embedder: the host's own registers are saved, the FPU's are handed over.
-    pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
-        cpu.own_fpu(&self.fpu);
+    /// Prepares a CPU to run this virtual CPU, once per call of the embedder: it becomes the owner of the registers that a CPU has only once, and the
+    /// host's own are saved.
+    ///
+    /// # Errors
+    /// [`Error::HeldByCpu`].
+    #[inline]
+    pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), Error> {
+        if !cpu.holds(&self.fpu) {
+            self.move_in(cpu)?;
+        }
+        cpu.counters.host_saves += 1;
+        let area = cpu.host_area;
+        // SAFETY: a `Cpu` exists only while SVM is on; `host_area` is its own frame.
+        unsafe { cpu.hw.save_host(area) };
+        Ok(())
+    }
+
+    /// Takes over what another virtual CPU owned on this CPU, or this one on another CPU.
+    #[cold]
+    fn move_in<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), Error> {
+        cpu.switch_fpu(&self.fpu)?;
         cpu.own_breakpoints(self);
         self.features = cpu.features;
         if self.clock == Clock::Stopped {
             self.clock = Clock::Runs;
             self.vmcb.control.tsc_offset = if planted(Bug::ClockBeginsLate) { 0 } else { cpu.hw.tsc().wrapping_neg() };
         }
-        cpu.counters.host_saves += 1;
-        let area = cpu.host_area;
-        // SAFETY: a `Cpu` exists only while SVM is on; `host_area` is its own frame.
-        unsafe { cpu.hw.save_host(area) };
+        Ok(())
     }
 
     /// Runs the guest until its next exit.
@@ -31,34 +47,53 @@ impl Vcpu {
         if self.duty != FlushDuty::None || !cpu.asids.holds(self.asid) {
             self.discharge(cpu, mmu);
         }
-        if self.events.attention() {
-            if self.timer == HostTimer::Stale {
-                self.serve_timer(cpu);
+        let attention = self.events.attention();
+        if !attention.is_empty() {
+            if attention != Attention::EVENTS {
+                self.attend(attention, cpu);
             }
-            cpu.own_breakpoints(self);
             self.prepare_events();
         }
-        if !self.clean.contains(Clean::FORCED) {
-            self.vmcb.save.cr3 = mmu.root().0;
-            self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
+        if !self.changed.is_empty() {
+            self.write_changes(cpu.clean_mask, mmu, hypervisor);
         }
-        self.vmcb.control.clean = (self.clean & cpu.clean_mask).bits();
         let (vmcb_at, host_area) = (self.vmcb_at, cpu.host_area);
         // SAFETY: what a guest can reach, and why that is its own:
         // 1. Memory: CR3 is the root of this VM's shadow tables. Every leaf there was made by `shadow::leaf_of` from a `GuestFrame`, which only this VM's
         //    memory gives out; tables and frames that left use are in quarantine until the duty above was discharged, and carry no guest cache bits.
         // 2. Modes: paging and write protection are on, EFER and CR4 hold only allowed bits; 3. the intercept floor stands, nested paging, LBR and VMLOAD
         //    virtualisation are off; 4. the permission maps are those of `hypervisor`, immutable, and kept by it. `Vmcb::force` wrote 2 to 4 after the last
-        //    change of those fields: whoever changes one clears its clean bit, and guests cannot, since CR0, CR3, CR4 and EFER writes exit.
+        //    change of those fields: whoever changes one says so in `changed`, and guests cannot, since CR0, CR3, CR4 and EFER writes exit.
         // 5. TLB: the ASID is not 0, below the processor's count, and given to this virtual CPU alone since everything was flushed last.
         // 6. The host: `host_area` holds this CPU's registers since `arrive`, which `Vm::run` calls before; the embedder promised the rest (`RealCpu::new`).
         unsafe { cpu.hw.run(&mut self.vmcb, vmcb_at, &mut self.registers, host_area) };
         self.exits += 1;
-        self.clean = Clean::all();
         let control = &mut self.vmcb.control;
+        control.clean = cpu.clean_mask.bits();
         control.tlb_control = TlbControl::Keep as u32;
         let interrupted = control.exit_int_info;
         self.requeue(interrupted);
+    }
+
+    #[cold]
+    fn attend<H: Hw>(&mut self, attention: Attention, cpu: &mut Cpu<H>) {
+        if attention.contains(Attention::TIMER) {
+            self.serve_timer(cpu);
+        }
+        if attention.contains(Attention::BREAKPOINTS) {
+            cpu.own_breakpoints(self);
+        }
+    }
+
+    /// Takes note of what has changed in the VMCB, and writes what isolation rests on over that.
+    #[inline]
+    fn write_changes(&mut self, known: Clean, mmu: &ShadowMmu, hypervisor: &Hypervisor) {
+        if self.changed.intersects(Clean::FORCED) {
+            self.vmcb.save.cr3 = mmu.root().0;
+            self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
+        }
+        self.vmcb.control.clean = (known - self.changed).bits();
+        self.changed = Clean::empty();
     }
 
     /// Does the flushes that are owed, and gets an ASID that is good on this CPU.
@@ -85,8 +120,8 @@ impl Vcpu {
                 cpu.counters.asid_flushes += 1;
                 // A VMCB that comes from another CPU, or from before a wrap, is not in any cache as it is now.
                 let is_in_cache = holds || planted(Bug::CleanBitsTravel);
-                self.clean = if is_in_cache { self.clean - Clean::ASID } else { Clean::empty() };
-                self.clean.set(Clean::ASID, planted(Bug::AsidStaysClean));
+                self.changed |= if is_in_cache { Clean::ASID } else { Clean::all() };
+                self.changed.set(Clean::ASID, !planted(Bug::AsidStaysClean));
             }
         }
         self.duty = FlushDuty::None;

@@ -13,6 +13,7 @@ use crate::{
     },
     x86::{Combined, Exception, RFlags, Vector, VectorSet, combine},
 };
+use bitflags::bitflags;
 
 /// Whether a virtual CPU can go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,10 +81,23 @@ enum Waits {
     Others,
 }
 
+bitflags! {
+    /// What the next entry has to do first.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct Attention: u8 {
+        /// Look at events.
+        const EVENTS = 1 << 0;
+        /// Arm the host's timer for what the APIC's waits for.
+        const TIMER = 1 << 1;
+        /// Load breakpoints.
+        const BREAKPOINTS = 1 << 2;
+    }
+}
+
 /// The events of a virtual CPU.
 pub(super) struct Events {
-    /// What the next entry delivers, whatever else waits: an exception, or an event that an exit cut short.
-    pending: Option<Event>,
+    /// What the next entry delivers, whatever else waits, as EVENTINJ encodes it: an exception, or an event that an exit cut short. 0 is nothing.
+    pending: u64,
     /// Vectors that the embedder has injected.
     queue: VectorSet,
     /// The vector that the local APIC would deliver, above the task priority; 0 is none.
@@ -93,8 +107,7 @@ pub(super) struct Events {
     step: Step,
     /// The embedder wants to be told when the guest could take an interrupt.
     window_wanted: bool,
-    /// The next entry has something to deliver or to look at.
-    attention: bool,
+    attention: Attention,
     waits: Waits,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
@@ -103,14 +116,14 @@ pub(super) struct Events {
 impl Events {
     pub(super) const fn new() -> Self {
         Self {
-            pending: None,
+            pending: 0,
             queue: VectorSet::new(),
             local: 0,
             nmi: false,
             nmis: Nmis::Open,
             step: Step::No,
             window_wanted: false,
-            attention: false,
+            attention: Attention::empty(),
             waits: Waits::Nothing,
             last_raised: None,
         }
@@ -125,8 +138,8 @@ impl Events {
 
     /// Has the next entry look at interrupts.
     #[inline]
-    const fn look(&mut self) {
-        self.attention = true;
+    fn look(&mut self) {
+        self.attention.insert(Attention::EVENTS);
         if matches!(self.waits, Waits::Nothing) {
             self.waits = Waits::Interrupts;
         }
@@ -134,14 +147,14 @@ impl Events {
 
     /// Has the next entry look at everything.
     #[inline]
-    const fn look_at_all(&mut self) {
-        self.attention = true;
+    fn look_at_all(&mut self) {
+        self.attention.insert(Attention::EVENTS);
         self.waits = Waits::Others;
     }
 
-    /// Whether the next entry has something to deliver or to look at.
+    /// What the next entry has to do first.
     #[inline]
-    pub(super) const fn attention(&self) -> bool {
+    pub(super) const fn attention(&self) -> Attention {
         self.attention
     }
 }
@@ -149,19 +162,19 @@ impl Events {
 impl Vcpu {
     /// Queues an external interrupt, to be taken when RFLAGS.IF, the interrupt shadow and CR8 allow, highest vector first. A vector that waits already is
     /// queued once; one below 16 is above no task priority, and never taken.
-    pub const fn inject_interrupt(&mut self, vector: u8) {
+    pub fn inject_interrupt(&mut self, vector: u8) {
         self.events.queue.insert(vector);
         self.events.look();
     }
 
     /// Queues a non-maskable interrupt; one that waits already is queued once.
-    pub const fn inject_nmi(&mut self) {
+    pub fn inject_nmi(&mut self) {
         self.events.nmi = true;
         self.events.look_at_all();
     }
 
     /// Asks for [`crate::Stop::InterruptWindow`] as soon as the guest could take an interrupt.
-    pub const fn request_window(&mut self) {
+    pub fn request_window(&mut self) {
         self.events.window_wanted = true;
         self.events.look_at_all();
     }
@@ -169,7 +182,7 @@ impl Vcpu {
     /// What an embedder wants to know before it injects an interrupt.
     pub fn run_state(&self) -> RunState {
         let interrupts = if self.interrupts_enabled() { Interrupts::Enabled } else { Interrupts::Disabled };
-        let waits = self.events.pending.is_some() && !planted(Bug::ReadyForgetsPending);
+        let waits = self.is_delivering() && !planted(Bug::ReadyForgetsPending);
         let ready = if self.can_interrupt() && !waits { Ready::Now } else { Ready::Later };
         RunState { interrupts, ready, cr8: self.control.cr8 }
     }
@@ -181,7 +194,7 @@ impl Vcpu {
         }
         let events = &self.events;
         let interrupt = self.interrupts_enabled() && self.has_interrupt();
-        events.pending.is_some() || interrupt || (events.nmi && events.nmis == Nmis::Open)
+        self.is_delivering() || interrupt || (events.nmi && events.nmis == Nmis::Open)
     }
 
     #[inline]
@@ -196,41 +209,46 @@ impl Vcpu {
     }
 
     /// Something changed that waiting interrupts depend on.
-    pub(super) const fn look_at_events(&mut self) {
+    pub(super) fn look_at_events(&mut self) {
         self.events.look();
+    }
+
+    /// Has the next entry do something first.
+    pub(super) fn attend_to(&mut self, what: Attention) {
+        self.events.attention.insert(what);
     }
 
     /// Decides what the next entry delivers, and which windows it watches for. What is under way goes first, then NMI, then the highest interrupt (APM
     /// vol. 2, table 8-9).
     #[inline(never)]
     pub(super) fn prepare_events(&mut self) {
-        self.events.attention = false;
-        let under_way = self.events.pending.take();
-        if let Some(event) = under_way {
-            self.vmcb.control.event_injection = event.encode();
+        self.events.attention = Attention::empty();
+        let under_way = core::mem::replace(&mut self.events.pending, 0);
+        if under_way != 0 {
+            self.vmcb.control.event_injection = under_way;
         }
         match self.events.waits {
             Waits::Nothing => {}
-            Waits::Interrupts => self.prepare_interrupts(under_way),
-            Waits::Others => self.prepare_others(under_way),
+            Waits::Interrupts => self.prepare_interrupts(under_way == 0),
+            Waits::Others => self.prepare_others(under_way == 0),
         }
     }
 
     #[inline]
-    fn prepare_interrupts(&mut self, under_way: Option<Event>) {
-        if under_way.is_none() {
+    fn prepare_interrupts(&mut self, is_free: bool) {
+        if is_free {
             self.deliver_interrupt();
         }
         let waits = self.has_interrupt();
         self.watch_window(waits);
         self.events.waits = if waits { Waits::Interrupts } else { Waits::Nothing };
-        self.events.attention = waits;
+        self.events.attention.set(Attention::EVENTS, waits);
     }
 
     #[cold]
-    fn prepare_others(&mut self, under_way: Option<Event>) {
+    fn prepare_others(&mut self, is_free: bool) {
         self.follow_iret();
-        if under_way.is_none() && !self.deliver_nmi() {
+        if is_free && !self.deliver_nmi() {
             self.deliver_interrupt();
         }
         let interrupt = self.has_interrupt();
@@ -247,7 +265,7 @@ impl Vcpu {
             (false, true) => Waits::Interrupts,
             (false, false) => Waits::Nothing,
         };
-        self.events.attention = others || interrupt;
+        self.events.attention.set(Attention::EVENTS, others || interrupt);
     }
 
     /// Delivers an NMI, if one waits and can be taken.
@@ -262,7 +280,7 @@ impl Vcpu {
     }
 
     /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken. One that both have is the APIC's first.
-    #[inline]
+    #[inline(always)]
     fn deliver_interrupt(&mut self) {
         let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
         let vector = if queued > local { queued } else { local };
@@ -314,7 +332,7 @@ impl Vcpu {
             control.intercepts_1 &= !intercept;
             control.virtual_interrupt &= !request;
         }
-        self.clean.remove(Clean::INTERCEPTS | Clean::INTERRUPT);
+        self.changed.insert(Clean::INTERCEPTS | Clean::INTERRUPT);
     }
 
     /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
@@ -330,7 +348,7 @@ impl Vcpu {
         }
         self.events.nmis = Nmis::Blocked;
         self.vmcb.control.intercepts_1 |= Intercepts1::IRET.bits();
-        self.clean.remove(Clean::INTERCEPTS);
+        self.changed.insert(Clean::INTERCEPTS);
     }
 
     /// The guest is about to execute the IRET that ends NMI blocking.
@@ -338,7 +356,7 @@ impl Vcpu {
         self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
         self.events.look_at_all();
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
-        self.clean.remove(Clean::INTERCEPTS);
+        self.changed.insert(Clean::INTERCEPTS);
     }
 
     /// Takes note of an IRET that has been executed by now.
@@ -376,22 +394,22 @@ impl Vcpu {
             Event::Exception(exception) => matches!(exception.vector.0, 3 | 4),
             _ => false,
         };
-        self.events.pending = Event::decode(raw).filter(|event| !by_instruction(event));
-        self.events.attention = true;
+        self.events.pending = Event::decode(raw).filter(|event| !by_instruction(event)).map_or(0, Event::encode);
+        self.events.attention.insert(Attention::EVENTS);
     }
 
     /// Raises an exception at the current instruction; joins it with an event that is already on its way.
     pub fn raise(&mut self, exception: Exception) -> Raised {
         self.events.last_raised = Some((exception, Gva(self.vmcb.save.cr2)));
-        let combined = match self.events.pending {
+        let combined = match Event::decode(self.events.pending) {
             Some(Event::Exception(first)) if !planted(Bug::DoubleFaultIsSkipped) => combine(first, exception),
             // An interrupt that was being delivered has been acknowledged, and is lost behind an exception that its own delivery raised, as on the processor.
             _ => Combined::Deliver(exception),
         };
         match combined {
             Combined::Deliver(exception) => {
-                self.events.pending = Some(Event::Exception(exception));
-                self.events.attention = true;
+                self.events.pending = Event::Exception(exception).encode();
+                self.events.attention.insert(Attention::EVENTS);
                 Raised::Pending
             }
             Combined::Shutdown => Raised::Shutdown,
@@ -401,7 +419,7 @@ impl Vcpu {
     /// Whether an event was being delivered when the guest left.
     #[inline]
     pub(crate) const fn is_delivering(&self) -> bool {
-        self.events.pending.is_some()
+        self.events.pending != 0
     }
 
     /// Raises the debug exception that follows an instruction where the guest steps (APM vol. 2, 13.1.4): hv has carried one out, or a round of one that

@@ -9,6 +9,7 @@ use crate::{
     plant::{Bug, planted},
 };
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use spin::Mutex;
 
 /// FCW after FNINIT (APM vol. 2, table 14-1).
@@ -16,8 +17,15 @@ const FCW: u64 = 0x037f;
 /// MXCSR at reset, at byte 24 of the image.
 const MXCSR: u64 = 0x1f80;
 
-/// A virtual CPU's x87, MMX and SSE registers while it is not the owner.
-pub(super) struct FpuState(Mutex<Frame>);
+/// A virtual CPU's x87, MMX and SSE registers.
+pub(super) struct FpuState {
+    /// The registers, while no CPU holds them.
+    image: Mutex<Frame>,
+    /// The number of the CPU that holds them, or [`NOBODY`].
+    holder: AtomicU32,
+}
+
+const NOBODY: u32 = u32::MAX;
 
 impl FpuState {
     /// The registers as a unikernel finds them: cleared, exceptions masked.
@@ -25,7 +33,7 @@ impl FpuState {
         let frame = frames.take_zeroed()?;
         frame.view().store(0, FCW);
         frame.view().store(3, if planted(Bug::FpuBeginsUnmasked) { 0 } else { MXCSR });
-        Ok(Arc::new(Self(Mutex::new(frame))))
+        Ok(Arc::new(Self { image: Mutex::new(frame), holder: AtomicU32::new(NOBODY) }))
     }
 }
 
@@ -36,7 +44,7 @@ const XMM_BYTES: usize = 16;
 impl Vcpu {
     /// Reads an SSE register. The virtual CPU is the owner of the FPU of the CPU that `hw` is.
     pub(crate) fn vector(&mut self, hw: &mut dyn Hw, number: u8) -> u128 {
-        let frame = self.fpu.0.lock();
+        let frame = self.fpu.image.lock();
         // SAFETY: the frame is for the image of this virtual CPU, whose registers are loaded; they are saved, and loaded again as they were.
         unsafe { hw.switch_fpu(Some(frame.view()), frame.view()) };
         let mut bytes = [0; XMM_BYTES];
@@ -46,7 +54,7 @@ impl Vcpu {
 
     /// Sets an SSE register. The virtual CPU is the owner of the FPU of the CPU that `hw` is.
     pub(crate) fn set_vector(&mut self, hw: &mut dyn Hw, number: u8, value: u128) {
-        let frame = self.fpu.0.lock();
+        let frame = self.fpu.image.lock();
         // SAFETY: as in `vector`.
         unsafe { hw.switch_fpu(Some(frame.view()), frame.view()) };
         frame.view().write(XMM + XMM_BYTES * usize::from(number & 15), &value.to_le_bytes());
@@ -56,25 +64,44 @@ impl Vcpu {
 }
 
 impl<H: Hw> Cpu<H> {
-    /// Makes `fpu` the owner of the FPU registers of this CPU.
+    /// Whether a virtual CPU ran here last: its registers are in this CPU.
     #[inline]
-    pub(super) fn own_fpu(&mut self, fpu: &Arc<FpuState>) {
-        // The CPU's handle keeps the allocation, so that a new owner never has a dead one's address.
-        if !core::ptr::eq(self.fpu_owner.as_ptr(), Arc::as_ptr(fpu)) && !planted(Bug::FpuIsNotSwitched) {
-            self.switch_fpu(fpu);
-        }
+    pub(super) fn holds(&self, fpu: &FpuState) -> bool {
+        fpu.holder.load(Relaxed) == u32::from(self.number)
     }
 
-    #[cold]
-    fn switch_fpu(&mut self, fpu: &Arc<FpuState>) {
+    /// Makes `fpu` the owner of the FPU registers of this CPU.
+    ///
+    /// # Errors
+    /// [`Error::HeldByCpu`]: they are in another one.
+    pub(super) fn switch_fpu(&mut self, fpu: &Arc<FpuState>) -> Result<(), Error> {
+        let holder = fpu.holder.load(Relaxed);
+        if holder != NOBODY && !planted(Bug::FpuIsTornApart) {
+            return Err(Error::HeldByCpu(holder as u16));
+        }
         self.counters.fpu_switches += 1;
         // Whose virtual CPU is gone needs no saving.
         let old = self.fpu_owner.upgrade();
-        let old = old.as_ref().map(|owner| owner.0.lock());
-        let new = fpu.0.lock();
-        // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
-        // owner's, who gets them, or nobody's.
-        unsafe { self.hw.switch_fpu(old.as_ref().map(|frame| frame.view()), new.view()) };
+        if !planted(Bug::FpuIsNotSwitched) {
+            let (saved, new) = (old.as_ref().map(|owner| owner.image.lock()), fpu.image.lock());
+            // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
+            // owner's, who gets them, or nobody's.
+            unsafe { self.hw.switch_fpu(saved.as_ref().map(|frame| frame.view()), new.view()) };
+        }
+        if let Some(owner) = old {
+            owner.holder.store(NOBODY, Relaxed);
+        }
+        fpu.holder.store(self.number.into(), Relaxed);
         self.fpu_owner = Arc::downgrade(fpu);
+        Ok(())
+    }
+
+    /// Saves the FPU registers to where they belong, unless they are nobody's.
+    pub(super) fn release_fpu(&mut self) {
+        let Some(owner) = core::mem::take(&mut self.fpu_owner).upgrade() else { return };
+        let image = owner.image.lock();
+        // SAFETY: as in `switch_fpu`; what is loaded is what was saved.
+        unsafe { self.hw.switch_fpu(Some(image.view()), image.view()) };
+        owner.holder.store(NOBODY, Relaxed);
     }
 }

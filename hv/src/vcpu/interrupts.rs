@@ -1,6 +1,6 @@
 //! The local APIC of a virtual CPU: what the guest and its devices do to it, and how the host's clock drives its timer.
 
-use super::{Activity, HostTimer, Vcpu, cpu::Cpu};
+use super::{Activity, Vcpu, cpu::Cpu, events::Attention};
 use crate::{
     apic::{Apic, Ended, Message, Pin, Refused},
     hw::Hw,
@@ -60,8 +60,7 @@ impl Vcpu {
             self.look_at_events();
         }
         if self.apic.take_retimed() {
-            self.timer = HostTimer::Stale;
-            self.look_at_events();
+            self.attend_to(Attention::TIMER);
         }
         self.follow_apic();
         changed
@@ -77,7 +76,6 @@ impl Vcpu {
             }
         }
         cpu.arm(self.wake_time());
-        self.timer = HostTimer::Armed;
     }
 
     /// When the host has to look at the APIC's timer next, by the host's time stamp counter.

@@ -43,8 +43,8 @@ pub struct Vcpu {
     /// Where it lies.
     vmcb_at: Hpa,
     registers: Registers,
-    /// Groups of the VMCB that have not changed since the last entry.
-    clean: Clean,
+    /// Groups of the VMCB that have changed since the last entry; the others are said to be clean.
+    changed: Clean,
     /// Control registers as the guest sees them; the VMCB holds the shadow root and forced bits.
     control: ControlRegisters,
     /// What translations depend on, out of [`Vcpu::control`].
@@ -54,8 +54,6 @@ pub struct Vcpu {
     duty: FlushDuty,
     events: Events,
     apic: Apic,
-    /// Whether the host's timer is armed for what the APIC's waits for.
-    timer: HostTimer,
     /// It sleeps in a HLT until something wakes it.
     activity: Activity,
     /// The page of code, and the one before it.
@@ -78,15 +76,6 @@ enum Clock {
     Stopped,
     /// The VMCB's TSC offset is right.
     Runs,
-}
-
-/// Whether the host's timer is armed for what a guest's waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum HostTimer {
-    /// It is, since the virtual CPU came to this CPU.
-    Armed,
-    /// The guest has written to its APIC since.
-    Stale,
 }
 
 /// Whether a virtual CPU executes instructions.
@@ -180,7 +169,7 @@ impl Vcpu {
         let save = &mut self.vmcb.save;
         (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
         if !planted(Bug::ControlRegistersStayClean) {
-            self.clean.remove(Clean::CONTROL_REGISTERS);
+            self.changed.insert(Clean::CONTROL_REGISTERS);
         }
     }
 
@@ -253,7 +242,6 @@ impl Vcpu {
     /// Sets CR2.
     pub fn set_cr2(&mut self, address: Gva) {
         self.vmcb.save.cr2 = address.0;
-        self.clean.remove(Clean::CR2);
     }
 
     /// Ends an instruction that hv has carried out, and that `rip` lies behind.

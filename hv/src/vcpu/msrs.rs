@@ -125,7 +125,7 @@ impl Vcpu {
                 let (before, offset) = (self.vmcb.control.tsc_offset, value.wrapping_sub(tsc()));
                 self.vmcb.control.tsc_offset = offset;
                 self.change_apic(|apic| apic.shift_time(offset.wrapping_sub(before)));
-                self.clean.remove(Clean::INTERCEPTS);
+                self.changed.insert(Clean::INTERCEPTS);
             }
             msr::PAT if is_legal_pat(value) => save.g_pat = value,
             msr::DEBUG_CTL if value == 0 => save.debug_control = 0,

@@ -116,7 +116,7 @@ impl Vcpu {
                 save.tr = segment;
             }
         }
-        self.clean.remove(Clean::SEGMENTS);
+        self.changed.insert(Clean::SEGMENTS);
     }
 
     /// The descriptor-table registers, GDTR and IDTR: base and limit.
@@ -127,7 +127,7 @@ impl Vcpu {
     /// Sets GDTR and IDTR.
     pub fn set_descriptor_tables(&mut self, gdtr: Segment, idtr: Segment) {
         (self.vmcb.save.gdtr, self.vmcb.save.idtr) = (gdtr, idtr);
-        self.clean.remove(Clean::DESCRIPTOR_TABLES);
+        self.changed.insert(Clean::DESCRIPTOR_TABLES);
     }
 
     /// How the code at RIP is read.

@@ -1,7 +1,7 @@
 //! What all VMs share, and what a virtual CPU starts with.
 
 use super::{
-    Activity, Clock, ControlRegisters, HostTimer, Vcpu,
+    Activity, Clock, ControlRegisters, Vcpu,
     asid::AsidTag,
     cpu,
     debug::{DR6_RESET, DR7_RESET},
@@ -195,14 +195,13 @@ impl Vcpu {
             vmcb_at: vmcb.hpa(),
             vmcb,
             registers,
-            clean: Clean::empty(),
+            changed: Clean::all(),
             control,
             paging: control.paging(),
             asid: AsidTag::default(),
             duty: FlushDuty::None,
             events: Events::new(),
             apic: Apic::boot_processor(),
-            timer: HostTimer::Armed,
             activity: Activity::Runs,
             fetch: None,
             fetched_before: None,

@@ -530,6 +530,7 @@ impl Machine {
 
     /// Goes on on the other CPU.
     pub fn change_cpu(&mut self) {
+        self.cpus[self.current].release();
         self.current = (self.current + 1) % CPUS;
         // Another CPU's TLB knows nothing of this one's; nothing that was possible becomes impossible, though, as it may come back.
         self.observe();

@@ -54,9 +54,8 @@ fn seed_clean_bits_tell_what_changed() {
         let _ = stage.run();
         assert_eq!(stage.entered().control.clean, 0);
         type Change = fn(&mut Stage);
-        let changes: [(Change, Clean); 5] = [
+        let changes: [(Change, Clean); 4] = [
             (|_| (), Clean::empty()),
-            (|stage| stage.vm.vcpu_mut().set_cr2(hv::addr::Gva(5)), Clean::CR2),
             (|stage| stage.vm.vcpu_mut().set_debug_register(6, 1).unwrap(), Clean::DEBUG_REGISTERS),
             (|stage| stage.vm.vcpu_mut().force_new_asid(), Clean::all()),
             (|stage| stage.vm.vcpu_mut().inject_interrupt(0x30), Clean::INTERCEPTS | Clean::INTERRUPT),
@@ -65,7 +64,8 @@ fn seed_clean_bits_tell_what_changed() {
             change(&mut stage);
             let _ = stage.run();
             let clean = Clean::from_bits_truncate(stage.entered().control.clean);
-            assert_eq!(Clean::all() - clean, expected);
+            // CR2 is never said to be clean.
+            assert_eq!(Clean::all() - clean, expected | Clean::CR2);
         }
     });
 }

@@ -106,7 +106,14 @@ pub const SECTIONS: [Section; 12] = [
     section(
         12,
         seed_12_segments::TESTS,
-        &[Bug::CplStays, Bug::BusyTssStays, Bug::UnusableKeepsAttributes, Bug::FpuIsNotSwitched, Bug::BreakpointsAreNotSwitched],
+        &[
+            Bug::CplStays,
+            Bug::BusyTssStays,
+            Bug::UnusableKeepsAttributes,
+            Bug::FpuIsNotSwitched,
+            Bug::FpuIsTornApart,
+            Bug::BreakpointsAreNotSwitched,
+        ],
     ),
     section(13, seed_13_destroy::TESTS, &[Bug::FramesAreLost, Bug::SvmeStaysOn, Bug::SaveAreaStays]),
     section(14, seed_14_whole::TESTS, &[Bug::FramesAreLost, Bug::SvmeStaysOn, Bug::SaveAreaStays]),

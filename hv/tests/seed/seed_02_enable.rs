@@ -41,6 +41,7 @@ fn any_order_will_do() {
         for last in order {
             for cpu in cpus.iter_mut().flatten() {
                 assert_eq!(guest.run(cpu), Stop::Interrupted, "those that are left still run guests");
+                cpu.release();
             }
             cpus[last] = None;
         }

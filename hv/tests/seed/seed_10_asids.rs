@@ -47,7 +47,7 @@ fn the_first_asid_comes_with_a_flush() {
     assert_eq!((tlb(&vmcb), vmcb.control.clean), ((1, FLUSH_ALL), 0), "nobody knows what ran before");
     let vmcb = enter(&mut stage);
     assert_eq!(tlb(&vmcb), (1, KEEP));
-    assert!(clean(&vmcb).is_none_or(|clean| clean == Clean::all()), "{:?}", clean(&vmcb));
+    assert!(clean(&vmcb).is_none_or(|clean| clean == Clean::all() - Clean::CR2), "{:?}", clean(&vmcb));
 }
 
 #[test]
@@ -85,7 +85,9 @@ fn another_cpu_gives_its_own() {
     let mut second = Cpu::enable(second, 1, &QUIET, &stage.hypervisor).unwrap();
     assert_eq!(tlb(&enter(&mut stage)), (1, FLUSH_ALL));
     assert_eq!(tlb(&enter(&mut stage)), (1, KEEP));
+    stage.cpu.release();
     assert_eq!(stage.vm.run(&mut second), Stop::Interrupted);
+    second.release();
     let there = strings.entries().pop().unwrap();
     assert_eq!((tlb(&there), there.control.clean), ((1, FLUSH_ALL), 0), "its caches hold nothing of this VMCB");
     let back = enter(&mut stage);

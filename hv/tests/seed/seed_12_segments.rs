@@ -1,8 +1,8 @@
 //! Section 12: segment registers, and the state that has an owner: FPU and debug registers (APM vol. 2, 4.5, 13.1, 15.5.1).
 
-use crate::stage::{LONG, REAL, Stage, leave, vm};
+use crate::stage::{LONG, QUIET, REAL, Stage, leave, puppet, vm};
 use hv::{
-    Stop,
+    Cpu, Error, Stop,
     svm::{ExitCode, Features, Segment},
     vcpu::{CodeMode, SegmentRegister},
 };
@@ -15,6 +15,7 @@ pub const TESTS: &[fn()] = &[
     a_busy_tss_is_loaded_as_qemu_takes_it,
     the_size_of_code_follows_cs,
     fpu_registers_move_only_between_owners,
+    fpu_registers_follow_a_guest_to_another_cpu,
     breakpoints_move_only_when_they_are_on,
     breakpoints_that_the_guest_sets_are_on_at_once,
     descriptor_tables_are_set_and_read,
@@ -129,6 +130,23 @@ fn fpu_registers_move_only_between_owners() {
     drop(second);
     let _ = stage.run();
     assert_eq!(moved(&stage), (3, 2));
+}
+
+#[test]
+fn fpu_registers_follow_a_guest_to_another_cpu() {
+    let mut stage = Stage::new(&LONG);
+    let (other, strings) = puppet(&stage.arena);
+    let mut other = Cpu::enable(other, 1, &QUIET, &stage.hypervisor).unwrap();
+    assert_eq!(stage.run(), Stop::Interrupted);
+    assert_eq!(stage.vm.run(&mut other), Stop::Host(Error::HeldByCpu(0)), "its registers are elsewhere");
+    assert_eq!(strings.entries().len(), 0);
+    stage.cpu.release();
+    assert_eq!(stage.strings.fpu_saves(), 1);
+    assert_eq!(stage.vm.run(&mut other), Stop::Interrupted);
+    // A CPU that is switched off keeps nothing.
+    drop(other);
+    assert_eq!(strings.fpu_saves(), 1);
+    assert_eq!(stage.run(), Stop::Interrupted);
 }
 
 #[test]

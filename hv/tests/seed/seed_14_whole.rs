@@ -31,6 +31,7 @@ fn set_up_and_torn_down_again_and_again() {
         for guest in &mut guests {
             for cpu in &mut cpus {
                 assert_eq!(guest.run(cpu), Stop::Interrupted);
+                cpu.release();
             }
         }
         // What guests run on outlives the name that the embedder had for it.
