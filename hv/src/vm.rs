@@ -60,8 +60,8 @@ impl Vm {
     ///
     /// A VM may move between CPUs; [`Cpu::release`] on the one comes before the run on the other, or there is [`Error::HeldByCpu`] as [`Stop::Host`].
     pub fn run<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Stop {
-        if let Err(error) = self.vcpu.arrive(cpu) {
-            return Stop::Host(error);
+        if let Err(holder) = self.vcpu.arrive(cpu) {
+            return Stop::Host(Error::HeldByCpu(holder));
         }
         if let Some(until) = self.vcpu.wake(cpu) {
             return Stop::Idle { until };

@@ -22,16 +22,27 @@ pub enum Event {
 
 impl Event {
     /// Encodes the event for EVENTINJ.
-    #[inline]
     pub fn encode(self) -> u64 {
-        let (kind, vector, code) = match self {
-            Self::Interrupt(vector) => (0, vector, None),
-            Self::Nmi => (2, Vector::NMI.0, None),
-            Self::Exception(exception) => (3, exception.vector.0, exception.code),
-            Self::SoftwareInterrupt(vector) => (4, vector, None),
+        let (kind, vector) = match self {
+            Self::Interrupt(vector) => return Self::encode_interrupt(vector),
+            Self::Nmi => (2, Vector::NMI.0),
+            Self::Exception(exception) => return Self::encode_exception(exception),
+            Self::SoftwareInterrupt(vector) => (4, vector),
         };
-        let code = code.map_or(0, |code| HAS_CODE | u64::from(code) << 32);
-        VALID | kind << TYPE_SHIFT | u64::from(vector) | code
+        VALID | kind << TYPE_SHIFT | u64::from(vector)
+    }
+
+    /// Encodes an exception for EVENTINJ.
+    #[inline]
+    pub fn encode_exception(exception: Exception) -> u64 {
+        let code = exception.code.map_or(0, |code| HAS_CODE | u64::from(code) << 32);
+        VALID | 3 << TYPE_SHIFT | u64::from(exception.vector.0) | code
+    }
+
+    /// Encodes an interrupt for EVENTINJ.
+    #[inline]
+    pub fn encode_interrupt(vector: u8) -> u64 {
+        VALID | u64::from(vector)
     }
 
     /// Tells whether EXITINTINFO names an event at all.

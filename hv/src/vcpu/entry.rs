@@ -3,7 +3,6 @@
 
 use super::{Clock, Vcpu, asid::Fresh, cpu::Cpu, events::Attention, setup::Hypervisor};
 use crate::{
-    error::Error,
     hw::Hw,
     plant::{Bug, planted},
     shadow::{FlushDuty, ShadowMmu},
@@ -15,9 +14,9 @@ impl Vcpu {
     /// host's own are saved.
     ///
     /// # Errors
-    /// [`Error::HeldByCpu`].
+    /// The number of the CPU that has its FPU registers still.
     #[inline]
-    pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), Error> {
+    pub fn arrive<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), u16> {
         if !cpu.holds(&self.fpu) {
             self.move_in(cpu)?;
         }
@@ -30,7 +29,7 @@ impl Vcpu {
 
     /// Takes over what another virtual CPU owned on this CPU, or this one on another CPU.
     #[cold]
-    fn move_in<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), Error> {
+    fn move_in<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Result<(), u16> {
         cpu.switch_fpu(&self.fpu)?;
         cpu.own_breakpoints(self);
         self.features = cpu.features;
@@ -47,12 +46,8 @@ impl Vcpu {
         if self.duty != FlushDuty::None || !cpu.asids.holds(self.asid) {
             self.discharge(cpu, mmu);
         }
-        let attention = self.events.attention();
-        if !attention.is_empty() {
-            if attention != Attention::EVENTS {
-                self.attend(attention, cpu);
-            }
-            self.prepare_events();
+        if !self.attention().is_empty() {
+            self.attend(cpu);
         }
         if !self.changed.is_empty() {
             self.write_changes(cpu.clean_mask, mmu, hypervisor);
@@ -75,18 +70,30 @@ impl Vcpu {
         self.requeue(interrupted);
     }
 
+    /// Does what has to be done before this entry: most of the time, deliver one event.
+    #[inline(never)]
+    fn attend<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
+        match self.take_attention() {
+            Attention::UNDER_WAY => self.deliver_under_way(),
+            Attention::INTERRUPTS => self.prepare_interrupts(),
+            attention => self.attend_to_all(attention, cpu),
+        }
+    }
+
     #[cold]
-    fn attend<H: Hw>(&mut self, attention: Attention, cpu: &mut Cpu<H>) {
+    fn attend_to_all<H: Hw>(&mut self, attention: Attention, cpu: &mut Cpu<H>) {
         if attention.contains(Attention::TIMER) {
             self.serve_timer(cpu);
         }
         if attention.contains(Attention::BREAKPOINTS) {
             cpu.own_breakpoints(self);
         }
+        let attention = attention | self.take_attention();
+        self.prepare_events(attention);
     }
 
     /// Takes note of what has changed in the VMCB, and writes what isolation rests on over that.
-    #[inline]
+    #[cold]
     fn write_changes(&mut self, known: Clean, mmu: &ShadowMmu, hypervisor: &Hypervisor) {
         if self.changed.intersects(Clean::FORCED) {
             self.vmcb.save.cr3 = mmu.root().0;

@@ -71,33 +71,28 @@ enum Step {
     Single,
 }
 
-/// What waits for its time, or is watched for, beside an event that is under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Waits {
-    Nothing,
-    /// At most interrupts.
-    Interrupts,
-    /// An NMI, the IRET that ends the blocking of NMIs, or an embedder that wants to be told of a window; maybe interrupts too.
-    Others,
-}
-
 bitflags! {
     /// What the next entry has to do first.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Attention: u8 {
-        /// Look at events.
-        const EVENTS = 1 << 0;
+        /// Deliver the event that is under way, whatever else waits.
+        const UNDER_WAY = 1 << 0;
+        /// Look at interrupts.
+        const INTERRUPTS = 1 << 1;
+        /// Look at interrupts, at NMIs and the IRET that ends their blocking, and at the window that the embedder wants to be told of.
+        const OTHERS = 1 << 2;
         /// Arm the host's timer for what the APIC's waits for.
-        const TIMER = 1 << 1;
+        const TIMER = 1 << 3;
         /// Load breakpoints.
-        const BREAKPOINTS = 1 << 2;
+        const BREAKPOINTS = 1 << 4;
     }
 }
 
 /// The events of a virtual CPU.
 pub(super) struct Events {
-    /// What the next entry delivers, whatever else waits, as EVENTINJ encodes it: an exception, or an event that an exit cut short. 0 is nothing.
-    pending: u64,
+    attention: Attention,
+    /// The event that is under way, as EVENTINJ encodes it: an exception, or what an exit cut short.
+    under_way: u64,
     /// Vectors that the embedder has injected.
     queue: VectorSet,
     /// The vector that the local APIC would deliver, above the task priority; 0 is none.
@@ -107,8 +102,6 @@ pub(super) struct Events {
     step: Step,
     /// The embedder wants to be told when the guest could take an interrupt.
     window_wanted: bool,
-    attention: Attention,
-    waits: Waits,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
 }
@@ -116,15 +109,14 @@ pub(super) struct Events {
 impl Events {
     pub(super) const fn new() -> Self {
         Self {
-            pending: 0,
+            attention: Attention::empty(),
+            under_way: 0,
             queue: VectorSet::new(),
             local: 0,
             nmi: false,
             nmis: Nmis::Open,
             step: Step::No,
             window_wanted: false,
-            attention: Attention::empty(),
-            waits: Waits::Nothing,
             last_raised: None,
         }
     }
@@ -136,26 +128,11 @@ impl Events {
         if vector >> 4 > cr8 || planted(Bug::TaskPriorityIsIgnored) { vector } else { 0 }
     }
 
-    /// Has the next entry look at interrupts.
+    /// Has the next entry deliver an event, as EVENTINJ encodes it.
     #[inline]
-    fn look(&mut self) {
-        self.attention.insert(Attention::EVENTS);
-        if matches!(self.waits, Waits::Nothing) {
-            self.waits = Waits::Interrupts;
-        }
-    }
-
-    /// Has the next entry look at everything.
-    #[inline]
-    fn look_at_all(&mut self) {
-        self.attention.insert(Attention::EVENTS);
-        self.waits = Waits::Others;
-    }
-
-    /// What the next entry has to do first.
-    #[inline]
-    pub(super) const fn attention(&self) -> Attention {
-        self.attention
+    fn set_under_way(&mut self, event: u64) {
+        self.under_way = event;
+        self.attention.insert(Attention::UNDER_WAY);
     }
 }
 
@@ -164,19 +141,19 @@ impl Vcpu {
     /// queued once; one below 16 is above no task priority, and never taken.
     pub fn inject_interrupt(&mut self, vector: u8) {
         self.events.queue.insert(vector);
-        self.events.look();
+        self.attend_to(Attention::INTERRUPTS);
     }
 
     /// Queues a non-maskable interrupt; one that waits already is queued once.
     pub fn inject_nmi(&mut self) {
         self.events.nmi = true;
-        self.events.look_at_all();
+        self.attend_to(Attention::OTHERS);
     }
 
     /// Asks for [`crate::Stop::InterruptWindow`] as soon as the guest could take an interrupt.
     pub fn request_window(&mut self) {
         self.events.window_wanted = true;
-        self.events.look_at_all();
+        self.attend_to(Attention::OTHERS);
     }
 
     /// What an embedder wants to know before it injects an interrupt.
@@ -208,64 +185,79 @@ impl Vcpu {
         self.interrupts_enabled() && !shadow
     }
 
-    /// Something changed that waiting interrupts depend on.
-    pub(super) fn look_at_events(&mut self) {
-        self.events.look();
-    }
-
     /// Has the next entry do something first.
+    #[inline]
     pub(super) fn attend_to(&mut self, what: Attention) {
         self.events.attention.insert(what);
     }
 
+    /// What the next entry has to do first.
+    #[inline]
+    pub(super) const fn attention(&self) -> Attention {
+        self.events.attention
+    }
+
+    /// Takes what the next entry has to do first, which the caller does.
+    #[inline]
+    pub(super) const fn take_attention(&mut self) -> Attention {
+        core::mem::replace(&mut self.events.attention, Attention::empty())
+    }
+
     /// Decides what the next entry delivers, and which windows it watches for. What is under way goes first, then NMI, then the highest interrupt (APM
     /// vol. 2, table 8-9).
-    #[inline(never)]
-    pub(super) fn prepare_events(&mut self) {
-        self.events.attention = Attention::empty();
-        let under_way = core::mem::replace(&mut self.events.pending, 0);
-        if under_way != 0 {
-            self.vmcb.control.event_injection = under_way;
+    pub(super) fn prepare_events(&mut self, attention: Attention) {
+        let under_way = attention.contains(Attention::UNDER_WAY);
+        if attention.contains(Attention::OTHERS) {
+            self.follow_iret();
+            if !under_way && !self.deliver_nmi() {
+                self.deliver_interrupt();
+            }
+            self.watch_for_all();
+        } else if attention.contains(Attention::INTERRUPTS) {
+            if !under_way {
+                self.deliver_interrupt();
+            }
+            self.watch_for_interrupts();
         }
-        match self.events.waits {
-            Waits::Nothing => {}
-            Waits::Interrupts => self.prepare_interrupts(under_way == 0),
-            Waits::Others => self.prepare_others(under_way == 0),
+        if under_way {
+            self.deliver_under_way();
         }
     }
 
     #[inline]
-    fn prepare_interrupts(&mut self, is_free: bool) {
-        if is_free {
-            self.deliver_interrupt();
-        }
-        let waits = self.has_interrupt();
-        self.watch_window(waits);
-        self.events.waits = if waits { Waits::Interrupts } else { Waits::Nothing };
-        self.events.attention.set(Attention::EVENTS, waits);
+    pub(super) fn deliver_under_way(&mut self) {
+        self.vmcb.control.event_injection = self.events.under_way;
     }
 
-    #[cold]
-    fn prepare_others(&mut self, is_free: bool) {
-        self.follow_iret();
-        if is_free && !self.deliver_nmi() {
-            self.deliver_interrupt();
+    /// Delivers an interrupt where nothing else waits.
+    #[inline]
+    pub(super) fn prepare_interrupts(&mut self) {
+        self.deliver_interrupt();
+        self.watch_for_interrupts();
+    }
+
+    /// Has the next entry look again, and the processor tell when an interrupt can be taken, if one waits.
+    #[inline]
+    fn watch_for_interrupts(&mut self) {
+        let waits = self.has_interrupt();
+        self.watch_window(waits);
+        self.events.attention = if waits { Attention::INTERRUPTS } else { Attention::empty() };
+    }
+
+    /// The same for all that can wait.
+    fn watch_for_all(&mut self) {
+        self.watch_for_interrupts();
+        let Events { nmi, nmis, window_wanted, .. } = self.events;
+        if window_wanted {
+            self.watch_window(true);
         }
-        let interrupt = self.has_interrupt();
-        self.watch_window(interrupt || self.events.window_wanted);
-        if self.events.nmi
-            && let Nmis::EndingAt(_) = self.events.nmis
-        {
+        if nmi && matches!(nmis, Nmis::EndingAt(_)) {
             self.events.step = Step::Single;
             self.vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
         }
-        let others = self.events.nmi || self.events.window_wanted || self.events.nmis != Nmis::Open;
-        self.events.waits = match (others, interrupt) {
-            (true, _) => Waits::Others,
-            (false, true) => Waits::Interrupts,
-            (false, false) => Waits::Nothing,
-        };
-        self.events.attention.set(Attention::EVENTS, others || interrupt);
+        if nmi || window_wanted || nmis != Nmis::Open {
+            self.attend_to(Attention::OTHERS);
+        }
     }
 
     /// Delivers an NMI, if one waits and can be taken.
@@ -279,19 +271,31 @@ impl Vcpu {
         delivers
     }
 
-    /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken. One that both have is the APIC's first.
-    #[inline(always)]
+    /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken.
+    #[inline]
     fn deliver_interrupt(&mut self) {
-        let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
-        let vector = if queued > local { queued } else { local };
-        if vector == 0 || !self.can_interrupt() {
+        if self.events.local != 0 {
+            return self.deliver_local_or_queued();
+        }
+        let vector = self.events.queued(self.control.cr8);
+        if vector != 0 && self.can_interrupt() {
+            self.vmcb.control.event_injection = Event::encode_interrupt(vector);
+            self.events.queue.remove(vector);
+        }
+    }
+
+    /// The same where the APIC has one; one that both have is the APIC's first.
+    #[inline(never)]
+    fn deliver_local_or_queued(&mut self) {
+        if !self.can_interrupt() {
             return;
         }
-        self.vmcb.control.event_injection = Event::Interrupt(vector).encode();
+        let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
+        self.vmcb.control.event_injection = Event::encode_interrupt(local.max(queued));
         if queued > local {
-            self.events.queue.remove(vector);
+            self.events.queue.remove(queued);
         } else {
-            self.accept_local(vector);
+            self.accept_local(local);
         }
     }
 
@@ -307,7 +311,7 @@ impl Vcpu {
         // One that has gone may be watched for.
         if local != self.events.local {
             self.events.local = local;
-            self.events.look();
+            self.attend_to(Attention::INTERRUPTS);
         }
     }
 
@@ -338,7 +342,7 @@ impl Vcpu {
     /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
     pub(crate) fn open_window(&mut self) -> bool {
         self.watch_window(false);
-        self.events.look();
+        self.attend_to(Attention::INTERRUPTS);
         core::mem::take(&mut self.events.window_wanted)
     }
 
@@ -354,7 +358,7 @@ impl Vcpu {
     /// The guest is about to execute the IRET that ends NMI blocking.
     pub(crate) fn begin_iret(&mut self) {
         self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
-        self.events.look_at_all();
+        self.attend_to(Attention::OTHERS);
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
         self.changed.insert(Clean::INTERCEPTS);
     }
@@ -394,22 +398,23 @@ impl Vcpu {
             Event::Exception(exception) => matches!(exception.vector.0, 3 | 4),
             _ => false,
         };
-        self.events.pending = Event::decode(raw).filter(|event| !by_instruction(event)).map_or(0, Event::encode);
-        self.events.attention.insert(Attention::EVENTS);
+        if let Some(event) = Event::decode(raw).filter(|event| !by_instruction(event)) {
+            self.events.set_under_way(event.encode());
+        }
     }
 
     /// Raises an exception at the current instruction; joins it with an event that is already on its way.
     pub fn raise(&mut self, exception: Exception) -> Raised {
         self.events.last_raised = Some((exception, Gva(self.vmcb.save.cr2)));
-        let combined = match Event::decode(self.events.pending) {
+        let under_way = if self.is_delivering() { Event::decode(self.events.under_way) } else { None };
+        let combined = match under_way {
             Some(Event::Exception(first)) if !planted(Bug::DoubleFaultIsSkipped) => combine(first, exception),
             // An interrupt that was being delivered has been acknowledged, and is lost behind an exception that its own delivery raised, as on the processor.
             _ => Combined::Deliver(exception),
         };
         match combined {
             Combined::Deliver(exception) => {
-                self.events.pending = Event::Exception(exception).encode();
-                self.events.attention.insert(Attention::EVENTS);
+                self.events.set_under_way(Event::encode_exception(exception));
                 Raised::Pending
             }
             Combined::Shutdown => Raised::Shutdown,
@@ -419,7 +424,7 @@ impl Vcpu {
     /// Whether an event was being delivered when the guest left.
     #[inline]
     pub(crate) const fn is_delivering(&self) -> bool {
-        self.events.pending != 0
+        self.events.attention.contains(Attention::UNDER_WAY)
     }
 
     /// Raises the debug exception that follows an instruction where the guest steps (APM vol. 2, 13.1.4): hv has carried one out, or a round of one that

@@ -73,23 +73,25 @@ impl<H: Hw> Cpu<H> {
     /// Makes `fpu` the owner of the FPU registers of this CPU.
     ///
     /// # Errors
-    /// [`Error::HeldByCpu`]: they are in another one.
-    pub(super) fn switch_fpu(&mut self, fpu: &Arc<FpuState>) -> Result<(), Error> {
+    /// They are in another one, of this number.
+    pub(super) fn switch_fpu(&mut self, fpu: &Arc<FpuState>) -> Result<(), u16> {
         let holder = fpu.holder.load(Relaxed);
         if holder != NOBODY && !planted(Bug::FpuIsTornApart) {
-            return Err(Error::HeldByCpu(holder as u16));
+            return Err(holder as u16);
         }
         self.counters.fpu_switches += 1;
-        // Whose virtual CPU is gone needs no saving.
-        let old = self.fpu_owner.upgrade();
         if !planted(Bug::FpuIsNotSwitched) {
-            let (saved, new) = (old.as_ref().map(|owner| owner.image.lock()), fpu.image.lock());
-            // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
-            // owner's, who gets them, or nobody's.
-            unsafe { self.hw.switch_fpu(saved.as_ref().map(|frame| frame.view()), new.view()) };
-        }
-        if let Some(owner) = old {
-            owner.holder.store(NOBODY, Relaxed);
+            let new = fpu.image.lock();
+            if let Some(owner) = self.fpu_owner.upgrade() {
+                let old = owner.image.lock();
+                // SAFETY: both frames belong to an `FpuState`, which holds nothing but an image, made by `new` or by FXSAVE. The registers are the old
+                // owner's, who gets them.
+                unsafe { self.hw.switch_fpu(Some(old.view()), new.view()) };
+                owner.holder.store(NOBODY, Relaxed);
+            } else {
+                // SAFETY: the same; the virtual CPU whose registers they were is gone.
+                unsafe { self.hw.switch_fpu(None, new.view()) };
+            }
         }
         fpu.holder.store(self.number.into(), Relaxed);
         self.fpu_owner = Arc::downgrade(fpu);

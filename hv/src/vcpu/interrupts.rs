@@ -57,7 +57,7 @@ impl Vcpu {
         let class = self.apic.task_priority() >> 4;
         if class != self.control.cr8 {
             self.control.cr8 = class;
-            self.look_at_events();
+            self.attend_to(Attention::INTERRUPTS);
         }
         if self.apic.take_retimed() {
             self.attend_to(Attention::TIMER);

@@ -33,7 +33,7 @@ use crate::{
 };
 use alloc::sync::Arc;
 use asid::AsidTag;
-use events::Events;
+use events::{Attention, Events};
 use fetch::Fetch;
 use fpu::FpuState;
 
@@ -162,7 +162,7 @@ impl Vcpu {
         if control.cr8 != self.control.cr8 {
             self.set_task_class(control.cr8);
             // A waiting interrupt may be let through.
-            self.look_at_events();
+            self.attend_to(Attention::INTERRUPTS);
         }
         self.control = *control;
         self.paging = *paging;
@@ -195,7 +195,7 @@ impl Vcpu {
         let changed = self.vmcb.save.rflags ^ value;
         self.vmcb.save.rflags = value | 2;
         if changed & RFlags::INTERRUPT_FLAG.bits() != 0 {
-            self.look_at_events();
+            self.attend_to(Attention::INTERRUPTS);
         }
     }
 
