@@ -4,6 +4,7 @@ mod apic;
 mod cache;
 mod cpuid;
 mod cr;
+mod cr3;
 mod device;
 mod dr;
 mod emulated;
@@ -61,6 +62,8 @@ pub enum Exit {
     VmmCall,
     /// HLT.
     Halt,
+    /// A write of CR3.
+    LoadTables,
     /// A physical interrupt or NMI, which the host has taken.
     Interrupt,
     /// Anything else.
@@ -100,6 +103,7 @@ impl Exit {
             ExitCode::PAGE_FAULT => Self::PageFault(page_fault::decode(control.exit_info_1, control.exit_info_2)),
             ExitCode::VMMCALL => Self::VmmCall,
             ExitCode::HLT => Self::Halt,
+            ExitCode::CR_WRITE_3 => Self::LoadTables,
             ExitCode::INTR | ExitCode::NMI => Self::Interrupt,
             _ => Self::Other,
         }
@@ -182,6 +186,7 @@ pub fn handle(context: &mut Context<'_>) -> Next {
         }
         Exit::VmmCall => hypercall::vmmcall(context),
         Exit::Halt => halt::handle(context.vcpu, context.mmu, context.memory),
+        Exit::LoadTables => cr3::handle(context.reborrow()),
         Exit::Interrupt => interrupt::handle(),
         Exit::Other => rare::handle(context.reborrow()),
     }

@@ -96,6 +96,12 @@ impl Paging {
         self.cr3
     }
 
+    /// The same with another CR3, in long mode, where nothing else changes by that.
+    #[inline]
+    pub const fn with_cr3(self, cr3: u64) -> Self {
+        Self { cr3, ..self }
+    }
+
     /// The frame of the top table that CR3 names: of level 4, or of level 2 in two-level paging.
     pub const fn top_table(&self) -> Gfn {
         Gfn((self.cr3 & ADDRESS_MASK) >> PAGE_SHIFT)

@@ -31,10 +31,35 @@ impl ShadowMmu {
         // One legacy root serves all formats: its entries are written anew each time.
         let format = if long { paging.format() } else { 0 };
         let key = Key { gfn, role: Role::root(top, format) };
-        let root = match self.last_roots.iter().find(|root| self.tables.is(**root, key)) {
-            Some(root) => *root,
+        let root = match self.recent_root(key) {
+            Some(root) => root,
             None => self.tables.find_or_make(key)?,
         };
+        let duty = self.enter_root(root, top);
+        if !long {
+            // The number of this root says nothing of what it leads to.
+            self.bump();
+            self.link_legacy_root(paging);
+        }
+        Ok(duty)
+    }
+
+    /// Does the same in long mode, if the tables are one of the two that were loaded last; `None` if not, and nothing has changed.
+    pub fn load_recent_root(&mut self, paging: &Paging) -> Option<FlushDuty> {
+        if paging.mode() != Mode::Long {
+            return None;
+        }
+        let root = self.recent_root(Key { gfn: paging.top_table(), role: Role::root(LEVELS, paging.format()) })?;
+        Some(self.enter_root(root, LEVELS))
+    }
+
+    #[inline]
+    fn recent_root(&self, key: Key) -> Option<u32> {
+        self.last_roots.into_iter().find(|root| self.tables.is(*root, key))
+    }
+
+    #[inline]
+    fn enter_root(&mut self, root: u32, top: usize) -> FlushDuty {
         if root != self.last_roots[0] {
             self.last_roots = [root, self.last_roots[0]];
         }
@@ -44,12 +69,7 @@ impl ShadowMmu {
         }
         (self.root, self.top) = (root, top);
         self.epoch = self.epoch & !(EPOCH - 1) | u64::from(root);
-        if !long {
-            // The number of this root says nothing of what it leads to.
-            self.bump();
-            self.link_legacy_root(paging);
-        }
-        Ok(if planted(Bug::Cr3OwesNothing) { FlushDuty::None } else { FlushDuty::Asid })
+        if planted(Bug::Cr3OwesNothing) { FlushDuty::None } else { FlushDuty::Asid }
     }
 
     /// Leads the four PDPTEs to the tables that exist already; faults fill in the others.

@@ -10,6 +10,8 @@ pub struct ExitCode(pub u32);
 impl ExitCode {
     /// First of the reads of control registers, by number.
     pub const CR_READ_0: u32 = 0x00;
+    /// Write of CR3.
+    pub const CR_WRITE_3: u32 = 0x13;
     /// Last of the writes of control registers.
     pub const CR_WRITE_15: u32 = 0x1f;
     /// First of the reads of debug registers, by number.

@@ -243,17 +243,6 @@ bitflags! {
     }
 }
 
-impl Clean {
-    /// What [`Vmcb::force`] writes: it must run again when one of these has changed.
-    pub const FORCED: Self = Self::INTERCEPTS
-        .union(Self::MAPS)
-        .union(Self::ASID)
-        .union(Self::INTERRUPT)
-        .union(Self::NESTED)
-        .union(Self::CONTROL_REGISTERS)
-        .union(Self::LBR);
-}
-
 impl Vmcb {
     /// Writes everything that isolation rests on, over whatever stands there. The numbers are those of the proof at `vcpu::entry`.
     ///

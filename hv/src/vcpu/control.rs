@@ -169,12 +169,18 @@ impl ControlRegisters {
     /// # Errors
     /// #GP(0) for reserved bits, in CR3 or in the PDPTEs that it names.
     pub fn set_cr3(&mut self, value: u64, read: impl Fn(u64) -> u64) -> Changed {
-        if self.is_long() && value >> PHYSICAL_BITS != 0 && !planted(Bug::Cr3IsNotChecked) {
+        if !self.takes_cr3(value) {
             return REFUSED;
         }
         self.cr3 = if self.is_long() { value } else { value & 0xffff_ffff };
         self.latch(read)?;
         Ok(Cached::Goes)
+    }
+
+    /// Whether CR3 may have this value. Outside long mode, higher bits do not exist.
+    #[inline]
+    pub fn takes_cr3(&self, value: u64) -> bool {
+        !self.is_long() || value >> PHYSICAL_BITS == 0 || planted(Bug::Cr3IsNotChecked)
     }
 
     /// MOV to CR4.

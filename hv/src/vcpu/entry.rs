@@ -58,7 +58,7 @@ impl Vcpu {
         //    memory gives out; tables and frames that left use are in quarantine until the duty above was discharged, and carry no guest cache bits.
         // 2. Modes: paging and write protection are on, EFER and CR4 hold only allowed bits; 3. the intercept floor stands, nested paging, LBR and VMLOAD
         //    virtualisation are off; 4. the permission maps are those of `hypervisor`, immutable, and kept by it. `Vmcb::force` wrote 2 to 4 after the last
-        //    change of those fields: whoever changes one says so in `changed`, and guests cannot, since CR0, CR3, CR4 and EFER writes exit.
+        //    change of those fields: whoever changes one says so in `force_due`, and guests cannot, since CR0, CR3, CR4 and EFER writes exit.
         // 5. TLB: the ASID is not 0, below the processor's count, and given to this virtual CPU alone since everything was flushed last.
         // 6. The host: `host_area` holds this CPU's registers since `arrive`, which `Vm::run` calls before; the embedder promised the rest (`RealCpu::new`).
         unsafe { cpu.hw.run(&mut self.vmcb, vmcb_at, &mut self.registers, host_area) };
@@ -95,7 +95,8 @@ impl Vcpu {
     /// Takes note of what has changed in the VMCB, and writes what isolation rests on over that.
     #[cold]
     fn write_changes(&mut self, known: Clean, mmu: &ShadowMmu, hypervisor: &Hypervisor) {
-        if self.changed.intersects(Clean::FORCED) {
+        if self.force_due {
+            self.force_due = false;
             self.vmcb.save.cr3 = mmu.root().0;
             self.vmcb.force(hypervisor.port_map().0, hypervisor.msr_map().0);
         }

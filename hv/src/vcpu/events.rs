@@ -336,7 +336,7 @@ impl Vcpu {
             control.intercepts_1 &= !intercept;
             control.virtual_interrupt &= !request;
         }
-        self.changed.insert(Clean::INTERCEPTS | Clean::INTERRUPT);
+        self.change_forced(Clean::INTERCEPTS | Clean::INTERRUPT);
     }
 
     /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
@@ -346,13 +346,19 @@ impl Vcpu {
         core::mem::take(&mut self.events.window_wanted)
     }
 
+    /// Takes note of a change to what is forced.
+    fn change_forced(&mut self, groups: Clean) {
+        self.changed.insert(groups);
+        self.force_due = true;
+    }
+
     fn block_nmis(&mut self) {
         if planted(Bug::NmisStayOpen) {
             return;
         }
         self.events.nmis = Nmis::Blocked;
         self.vmcb.control.intercepts_1 |= Intercepts1::IRET.bits();
-        self.changed.insert(Clean::INTERCEPTS);
+        self.change_forced(Clean::INTERCEPTS);
     }
 
     /// The guest is about to execute the IRET that ends NMI blocking.
@@ -360,7 +366,7 @@ impl Vcpu {
         self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
         self.attend_to(Attention::OTHERS);
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
-        self.changed.insert(Clean::INTERCEPTS);
+        self.change_forced(Clean::INTERCEPTS);
     }
 
     /// Takes note of an IRET that has been executed by now.

@@ -45,6 +45,8 @@ pub struct Vcpu {
     registers: Registers,
     /// Groups of the VMCB that have changed since the last entry; the others are said to be clean.
     changed: Clean,
+    /// Something has changed that [`Vmcb::force`] writes, and it has to write again.
+    force_due: bool,
     /// Control registers as the guest sees them; the VMCB holds the shadow root and forced bits.
     control: ControlRegisters,
     /// What translations depend on, out of [`Vcpu::control`].
@@ -171,6 +173,16 @@ impl Vcpu {
         if !planted(Bug::ControlRegistersStayClean) {
             self.changed.insert(Clean::CONTROL_REGISTERS);
         }
+        self.force_due = true;
+    }
+
+    /// Sets CR3 in long mode; `root` is the shadow table that belongs to it.
+    #[inline]
+    pub(crate) fn switch_tables(&mut self, cr3: u64, root: Hpa) {
+        self.control.cr3 = cr3;
+        self.paging = self.paging.with_cr3(cr3);
+        self.vmcb.save.cr3 = root.0;
+        self.changed.insert(Clean::CONTROL_REGISTERS);
     }
 
     /// What the processor offers that it ran on last.

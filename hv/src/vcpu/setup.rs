@@ -196,6 +196,7 @@ impl Vcpu {
             vmcb,
             registers,
             changed: Clean::all(),
+            force_due: true,
             control,
             paging: control.paging(),
             asid: AsidTag::default(),
