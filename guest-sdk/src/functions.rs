@@ -36,8 +36,8 @@
 //! other side as text; an outcome that the other side should tell apart belongs in the reply's type. The messages are postcard's; the contract
 //! (`hv-abi`) has the rest.
 //!
-//! A type of one's own needs the three derives above, of the crates `serde` (with its feature `derive`) and `postcard-schema` (the same). The last one says
-//! what the type is made of: a caller that takes a function for one with other types is told so, and the function is not run.
+//! A type of one's own needs the three derives above, of the crates `serde` and `postcard-schema` (both with `default-features = false, features = ["derive"]`).
+//! The last one says what the type is made of: a caller that takes a function for one with other types is told so, and the function is not run.
 
 use alloc::{
     format,
@@ -247,6 +247,22 @@ pub fn encode_result<R: Serialize, E: Display>(reply: Result<R, E>, outbox: &mut
             Answer { kind: Kind::Failed, len: text.len() as u32 }
         }
     }
+}
+
+/// What functions take and return.
+#[diagnostic::on_unimplemented(
+    message = "functions cannot take or return `{Self}`",
+    note = "write `#[derive(serde::Serialize, serde::Deserialize, postcard_schema::Schema)]` above your type"
+)]
+pub trait Message: Schema {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Schema + ?Sized> Message for T {}
+
+/// The types of a function that takes an `A` and returns an `R`.
+#[doc(hidden)]
+pub const fn types<A: Message + ?Sized, R: Message + ?Sized>() -> Types {
+    Types::of::<A, R>()
 }
 
 /// What a function of the guest returns that can fail.

@@ -50,7 +50,7 @@ pub(crate) fn expand(function: ItemFn) -> Result<TokenStream> {
                     };
                     ::guest_sdk::functions::#encode(#name(#(#arguments),*), #outbox)
                 }
-                ::guest_sdk::functions::Function::new(#text, ::guest_sdk::functions::Types::of::<#request_type, #reply_type>(), run)
+                ::guest_sdk::functions::Function::new(#text, ::guest_sdk::functions::types::<#request_type, #reply_type>(), run)
             };
         }
     })
