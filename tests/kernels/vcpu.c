@@ -105,6 +105,44 @@ static void detection(void) {
     check(rdmsr_faults(0xc0010114), "02 no VM_CR");
 }
 
+static void self_interrupt_32(u32 vector) { wrmsr(0x83f, vector); }
+
+/* Section 4: what the loop keeps between an exit and the next entry, and when it lets an interrupt in. */
+#define NOBODYS_PORT "$0x80"
+static void run_loop(void) {
+    word sum = 0, flags = 0, behind = 0;
+#ifdef __x86_64__
+    DO("mov $1, %%ebx; mov $2, %%ecx; mov $4, %%edx; mov $8, %%esi; mov $16, %%edi; mov $32, %%r8d; mov $64, %%r9d; mov $128, %%r10d;"
+       "mov $256, %%r11d; mov $512, %%r12d; mov $1024, %%r13d; mov $2048, %%r14d; mov $4096, %%r15d; outb %%al, " NOBODYS_PORT "; vmmcall;"
+       "outb %%al, " NOBODYS_PORT "; mov %%rbx, %%rax; add %%rcx, %%rax; add %%rdx, %%rax; add %%rsi, %%rax; add %%rdi, %%rax; add %%r8, %%rax;"
+       "add %%r9, %%rax; add %%r10, %%rax; add %%r11, %%rax; add %%r12, %%rax; add %%r13, %%rax; add %%r14, %%rax; add %%r15, %%rax",
+       : "=a"(sum) : : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
+    check(sum == 0x1fff, "04 registers");
+#else
+    DO("mov $1, %%ebx; mov $2, %%ecx; mov $4, %%edx; mov $8, %%esi; mov $16, %%edi; outb %%al, " NOBODYS_PORT "; vmmcall;"
+       "outb %%al, " NOBODYS_PORT "; mov %%ebx, %%eax; add %%ecx, %%eax; add %%edx, %%eax; add %%esi, %%eax; add %%edi, %%eax",
+       : "=a"(sum) : : "ebx", "ecx", "edx", "esi", "edi");
+    check(sum == 0x1f, "04 registers");
+#endif
+    /* CF, PF, AF, ZF, SF, DF, OF. */
+    DO("pushf; push %1; popf; outb %%al, " NOBODYS_PORT "; pushf; pop %0; popf", : "=&r"(flags) : "r"((word)0xcd7) : "cc");
+    check((flags & 0xcd5) == 0xcd5, "04 flags");
+    taken_count = 0;
+    self_interrupt_32(0x60);
+    for (u32 n = 0; n < 50; n++) DO("outb %%al, " NOBODYS_PORT "; cpuid", : : "a"(0) : "ebx", "ecx", "edx");
+    check(taken_count == 0, "04 no interrupt without the flag, however often the loop goes round");
+    DO("sti; outb %%al, " NOBODYS_PORT "; 1: nop; cli; lea 1b, %0", : "=r"(behind));
+    check(taken_count == 1 && places[0] == behind, "04 the window is behind the instruction behind STI, which the embedder carries out");
+    taken_count = 0;
+    self_interrupt_32(0x60);
+    DO("sti; cpuid; 1: nop; cli; lea 1b, %0", : "=r"(behind), "+a"(sum) : : "ebx", "ecx", "edx");
+    check(taken_count == 1 && places[0] == behind, "04 and hv");
+    taken_count = 0;
+    self_interrupt_32(0x60);
+    DO("sti; hlt; 1: cli; lea 1b, %0", : "=r"(behind));
+    check(taken_count == 1 && places[0] == behind, "04 HLT is left behind when an interrupt is taken");
+}
+
 /* Section 5: instructions that exit. */
 static void exits(void) {
     word a = 0x12345678;
@@ -197,8 +235,6 @@ static void msrs(void) {
     wrmsr(0xc0000080, efer | 1);
     check(rdmsr(0xc0000080) == (efer | 1), "08 EFER.SCE");
 }
-
-static void self_interrupt_32(u32 vector) { wrmsr(0x83f, vector); }
 
 /* Single steps behind what hv carries out: stores where there is no memory. Where the traps came, and with what count. */
 #define ABSENT 0xd0000000
@@ -402,6 +438,7 @@ void kernel_main(u32 magic, const u32 *info) {
     wrmsr(APIC_BASE, rdmsr(APIC_BASE) | 0xc00);
     wrmsr(0x80f, 0x1ff);
     detection();
+    run_loop();
     exits();
     msrs();
     events();

@@ -1,6 +1,6 @@
 //! Boots guests in QEMU and looks at what comes out.
 //!
-//! [`Boot`] says which guests run, one after the other in one boot, and on what machine; [`Outcome`] is what came of it.
+//! [`Boot`] says which guests run, mostly one after the other in one boot, and on what machine; [`Outcome`] is what came of it.
 //! The host program and the guests of the workspace are built once per process, when they are first asked for.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use wire::{Crash, End, Guest, Job, Report, Verbosity, trace::Detail};
+use wire::{Crash, End, Guest, Job, Order, Report, Verbosity, trace::Detail};
 use xtask::{
     boot::{self, Platform},
     cargo::{self, Build, Progress},
@@ -85,6 +85,7 @@ pub struct Boot {
     guests: Vec<Guest<'static>>,
     input: Option<Vec<u8>>,
     limit: Option<Duration>,
+    order: Order,
 }
 
 impl Boot {
@@ -107,6 +108,11 @@ impl Boot {
     /// Has the host count the guests' exits by kind ([`Report::ExitTotals`]); it says little else.
     pub fn counting_exits(self) -> Self {
         Self { exits: Exits::Counted, ..self }
+    }
+
+    /// Has the guests, which are kernels, run by turns instead of one after the other.
+    pub fn by_turns(self) -> Self {
+        Self { order: Order::ByTurns, ..self }
     }
 
     /// Gives the boot another time than the usual.
@@ -148,7 +154,7 @@ impl Boot {
             Exits::NotCounted => (&*built().host, Verbosity::Info),
             Exits::Counted => (counting_host(), Verbosity::Error),
         };
-        let job = Job { verbosity, guests: self.guests, exits: Detail::Totals, ..Job::default() };
+        let job = Job { verbosity, order: self.order, guests: self.guests, exits: Detail::Totals, ..Job::default() };
         let boot = boot::Boot::start_with(
             self.platform,
             host,

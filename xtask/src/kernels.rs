@@ -35,8 +35,9 @@ enum Form {
 const C: &str = "print.c traps.c apic.c kernel.c stubs.S";
 const VCPU: &str = "print.c vcpu.c stubs.S";
 const HOSTILE: &str = "print.c hostile.c stubs.S";
+const SPACES: &str = "print.c spaces.c";
 const STRINGS: &str = "print.c strings.c modes.S";
-const KERNELS: [Kernel; 13] = [
+const KERNELS: [Kernel; 16] = [
     Kernel { name: "pvh64", script: "kernel.ld", sources: C, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "pvh32", script: "kernel.ld", sources: C, words: "-m32 pvh32.S", form: Form::Elf },
     Kernel { name: "multiboot", script: "kernel.ld", sources: C, words: "-m32 multiboot.S", form: Form::Elf },
@@ -44,9 +45,12 @@ const KERNELS: [Kernel; 13] = [
     Kernel { name: "raw", script: "raw.ld", sources: "", words: "-m32 raw.S", form: Form::Bare },
     Kernel { name: "reset", script: "reset.ld", sources: "", words: "-m32 -DRESET raw.S", form: Form::Bare },
     Kernel { name: "tour", script: "reset.ld", sources: "", words: "-m64 tour.S", form: Form::Bare },
+    Kernel { name: "begin", script: "reset.ld", sources: "", words: "-m32 begin.S", form: Form::Bare },
     Kernel { name: "random", script: "raw.ld", sources: "", words: "-m64 random.S", form: Form::Bare },
     Kernel { name: "vcpu64", script: "kernel.ld", sources: VCPU, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "vcpu32", script: "kernel.ld", sources: VCPU, words: "-m32 pvh32.S", form: Form::Elf },
+    Kernel { name: "spaces64", script: "kernel.ld", sources: SPACES, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
+    Kernel { name: "spaces32", script: "kernel.ld", sources: SPACES, words: "-m32 pvh32.S", form: Form::Elf },
     Kernel { name: "strings", script: "kernel.ld", sources: STRINGS, words: "-m32 pvh32.S", form: Form::Elf },
     Kernel { name: "hostile64", script: "kernel.ld", sources: HOSTILE, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "hostile32", script: "kernel.ld", sources: HOSTILE, words: "-m32 pvh32.S", form: Form::Elf },

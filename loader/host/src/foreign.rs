@@ -62,8 +62,7 @@ impl Foreign {
     /// Runs it until it is done, or its time is up. What it asked for that is not there is reported.
     pub(crate) fn run(&mut self, attendant: &mut Attendant) -> Stop {
         let stop = loop {
-            let stop = attendant.run(&mut self.vm);
-            if let ControlFlow::Break(stop) = self.attend(attendant, stop) {
+            if let ControlFlow::Break(stop) = self.turn(attendant) {
                 break stop;
             }
         };
@@ -73,6 +72,12 @@ impl Foreign {
             report::send(&Report::Absent(Absent { ports, pages, others: absent.others() }));
         }
         stop
+    }
+
+    /// Runs it until it leaves to the host once, and tells whether it goes on.
+    pub(crate) fn turn(&mut self, attendant: &mut Attendant) -> ControlFlow<Stop> {
+        let stop = attendant.run(&mut self.vm);
+        self.attend(attendant, stop)
     }
 
     /// Its VM.

@@ -2,11 +2,12 @@
 #![expect(unsafe_code, reason = "vouches that this program runs on the bare processor")]
 
 use alloc::{
+    boxed::Box,
     string::{String, ToString},
     sync::Arc,
     vec::Vec,
 };
-use core::{cell::RefCell, iter};
+use core::{cell::RefCell, iter, ops::ControlFlow};
 
 use host::store::{self, Store};
 use hv::{Cpu, Frames, Hypervisor, Platform, Stop, Vm, hw::RealCpu};
@@ -17,7 +18,7 @@ use hv_abi::{
 };
 use hv_calls::{CallError, Functions, Session};
 use loader::{Extras, File, Image, Protocol, Start};
-use wire::{Crash, End, Guest, Job, Outcome, Report, Seed, devices::Devices};
+use wire::{Crash, End, Guest, Job, Order, Outcome, Report, Seed, devices::Devices};
 
 use crate::{
     apic,
@@ -52,18 +53,36 @@ pub(crate) fn job(job: &Job<'_>, tsc_hertz: u64) -> Result<(), hv::Error> {
     let (seeds, attendant) = (Seeds::new(job.entropy), Attendant::new(cpu, tsc_hertz));
     let mut host = Host { frames, hypervisor, attendant, functions, seeds, wall_ns: job.wall_ns };
     report::send(&Report::Booted { tsc: clock::now() });
-    for guest in &job.guests {
-        let before = FRAMES.live();
-        let run = host.run(guest);
-        let frames_lost = FRAMES.live().saturating_sub(before);
-        host.attendant.cpu.hw().ended();
-        let Run { end, exits, pages, heap_peak_bytes, crash } = run;
-        log::info!("{} ended after {exits} exits: {end:?}", guest.name);
-        report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost, pages, heap_peak_bytes, crash });
+    match job.order {
+        Order::OneByOne => job.guests.iter().for_each(|guest| host.run_and_report(guest)),
+        Order::ByTurns => host.run_by_turns(&job.guests),
     }
     match &job.benchmark {
         Some(benchmark) => bench::run(&host.hypervisor, &mut host.attendant.cpu, benchmark),
         None => Ok(()),
+    }
+}
+
+/// A kernel that runs by turns with others.
+enum Turn {
+    Runs(Box<Foreign>),
+    Ended(Run),
+}
+
+impl Turn {
+    fn begin(hypervisor: &Arc<Hypervisor>, guest: &Guest<'_>) -> Self {
+        let Some(protocol) = foreign::protocol(guest) else { return Self::Ended(Run::refused(&"only kernels run by turns")) };
+        Foreign::new(hypervisor, guest, protocol)
+            .map_or_else(|reason| Self::Ended(Run::refused(&reason)), |kernel| Self::Runs(Box::new(kernel)))
+    }
+
+    /// Runs it until it leaves to the host, if it still does.
+    fn take(&mut self, attendant: &mut Attendant) {
+        if let Self::Runs(kernel) = self
+            && let ControlFlow::Break(stop) = kernel.turn(attendant)
+        {
+            *self = Self::Ended(Run::of(kernel.vm(), attend::end(kernel.vm(), stop)));
+        }
     }
 }
 
@@ -86,6 +105,12 @@ struct Run {
 }
 
 impl Run {
+    fn report(self, guest: &Guest<'_>, frames_lost: u64) {
+        let Self { end, exits, pages, heap_peak_bytes, crash } = self;
+        log::info!("{} ended after {exits} exits: {end:?}", guest.name);
+        report::send(&Report::Ended { name: guest.name.clone(), end, exits, frames_lost, pages, heap_peak_bytes, crash });
+    }
+
     fn refused(reason: &dyn ToString) -> Self {
         Self { end: End::Refused(reason.to_string()), exits: 0, pages: 0, heap_peak_bytes: 0, crash: None }
     }
@@ -103,6 +128,32 @@ impl Run {
 }
 
 impl Host<'_> {
+    /// Runs one guest to its end, and reports that.
+    fn run_and_report(&mut self, guest: &Guest<'_>) {
+        let before = FRAMES.live();
+        let run = self.run(guest);
+        self.attendant.cpu.hw().ended();
+        run.report(guest, FRAMES.live().saturating_sub(before));
+    }
+
+    /// Runs kernels by turns, each until it leaves to the host.
+    fn run_by_turns(&mut self, guests: &[Guest<'_>]) {
+        let before = FRAMES.live();
+        let Some(first) = guests.first() else { return };
+        let mut kernels: Vec<Turn> = guests.iter().map(|guest| Turn::begin(&self.hypervisor, guest)).collect();
+        self.attendant.begin(wire::Input::None, first);
+        while kernels.iter().any(|kernel| matches!(kernel, Turn::Runs(_))) {
+            kernels.iter_mut().for_each(|kernel| kernel.take(&mut self.attendant));
+        }
+        apic::disarm();
+        let lost = FRAMES.live().saturating_sub(before);
+        for (guest, kernel) in guests.iter().zip(kernels) {
+            if let Turn::Ended(run) = kernel {
+                run.report(guest, lost);
+            }
+        }
+    }
+
     /// Runs one guest to its end.
     fn run(&mut self, guest: &Guest<'_>) -> Run {
         if let Some(protocol) = foreign::protocol(guest) {

@@ -62,12 +62,24 @@ pub struct Job<'a> {
     pub entropy: Entropy,
     /// How much a host that traces tells of their exits.
     pub exits: trace::Detail,
-    /// The guests to run, one after the other, each in a VM of its own.
+    /// In which order guests run.
+    pub order: Order,
+    /// The guests to run, each in a VM of its own.
     #[serde(borrow)]
     pub guests: Vec<Guest<'a>>,
     /// Benchmarks to run after the guests.
     #[serde(borrow)]
     pub benchmark: Option<bench::Benchmark<'a>>,
+}
+
+/// In which order guests run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Order {
+    /// One after the other.
+    #[default]
+    OneByOne,
+    /// By turns, all within the limits of the first: whenever one leaves to the host, the next one goes on. For tests, and for kernels only.
+    ByTurns,
 }
 
 /// Where guests' seeds come from.
@@ -305,6 +317,7 @@ mod tests {
             wall_ns: Some(7),
             entropy: Entropy::Mixed([3; 32]),
             exits: trace::Detail::Totals,
+            order: Order::ByTurns,
             guests: vec![Guest {
                 name: "hello".into(),
                 image: vec![0x7f, b'E', 0, 0].into(),

@@ -2,10 +2,10 @@
 
 use libtest_mimic::{Failed, Trial};
 use tests::{Boot, Outcome};
-use wire::{End, Entry, Guest};
+use wire::{Disturb, End, Entry, Guest};
 
 use crate::{
-    case,
+    case, interrupts,
     kernels::{WELL, counting, kernel},
 };
 
@@ -40,9 +40,127 @@ pub fn trials() -> Vec<Trial> {
         tour("seed_11_a_tour_through_every_mode", Boot::new),
         tour("seed_11_a_tour_through_every_mode_counting_instructions", counting),
     ];
-    let mut trials = [tours, sections(), hostile()].into_iter().flatten().collect::<Vec<_>>();
-    trials.push(again_and_again());
+    let mut trials = [tours, sections(), run_loop(), hostile()].into_iter().flatten().collect::<Vec<_>>();
+    trials.extend([beginning(), by_turns(), again_and_again()]);
     trials
+}
+
+/// What a virtual CPU finds at the reset vector (APM vol. 2, table 14-1). The FPU is ready, as its environment is hv's; DS stands above CS in one word.
+const BEGINNING: &str = "\
+EAX 00000000
+EBX 00000000
+ECX 00000000
+EDX less what CPUID tells 00000000
+ESI 00000000
+EDI 00000000
+EBP 00000000
+ESP 00000000
+DS CS 0000f000
+SS ES 00000000
+GS FS 00000000
+EFLAGS 00000002
+CR0 60000010
+CR2 00000000
+CR3 00000000
+CR4 00000000
+DR0 00000000
+DR6 ffff0ff0
+DR7 00000400
+GDTR base and limit 0000ffff
+GDTR base 00000000
+IDTR base and limit 0000ffff
+IDTR base 00000000
+EFER 00000000
+PAT 00070406
+PAT, upper half 00070406
+APIC_BASE fee00900
+KERNEL_GS_BASE 00000000
+LSTAR 00000000
+TSC, upper half 00000000
+CS's base is its selector's, less one ffffffff
+FCW 0000037f
+MXCSR 00001f80
+";
+
+/// Begins at the reset vector, twice: the second time in what a guest that went through every mode has left.
+fn beginning() -> Trial {
+    case(
+        "seed_03_a_virtual_cpu_begins_as_tabled",
+        || {
+            let begin = || kernel("begin", Entry::Reset, "");
+            counting()
+                .guest(begin())
+                .guest(kernel("tour", Entry::Reset, ""))
+                .guest(kernel("vcpu64", Entry::Image, ""))
+                .guest(begin())
+        },
+        |outcome| {
+            assert!(outcome.console.starts_with(BEGINNING) && outcome.console.ends_with(BEGINNING), "{}", outcome.console);
+            for number in 0..4 {
+                assert_eq!(*outcome.end(number), End::Exit(WELL), "guest {number}");
+            }
+        },
+    )
+}
+
+/// What the run loop does around guests that NMIs interrupt at every second entry, that never leave, and that the processor refuses.
+fn run_loop() -> Vec<Trial> {
+    let interrupted = |name: &'static str| {
+        case(
+            &format!("seed_04_all_checks_hold_under_interrupts_{name}"),
+            move || counting().guest(Guest { disturb: Disturb::WithInterrupts, ..kernel(name, Entry::Image, "") }),
+            |outcome| {
+                let failed: Vec<_> = outcome.console.lines().filter(|line| line.ends_with("FAILED")).collect();
+                assert!(failed.is_empty() && outcome.console.ends_with("done\n"), "{failed:?} of:\n{}", outcome.console);
+                assert_eq!(*outcome.end(0), End::Exit(WELL));
+                let (_, nmis) = interrupts(&outcome.log);
+                assert!(nmis >= 4000, "{nmis} NMIs in {:?} exits", outcome.exits());
+            },
+        )
+    };
+    let refused = |name: &'static str| {
+        case(
+            &format!("seed_04_what_the_processor_refuses_tells_why_{name}"),
+            move || counting().guest(kernel(name, Entry::Image, "code_of_both_sizes")).program("hello", &[]),
+            |outcome| {
+                assert!(matches!(outcome.end(0), End::Killed(reason) if reason.contains("CODE")), "{:?}", outcome.end(0));
+                assert_eq!(*outcome.end(1), End::Exit(0));
+            },
+        )
+    };
+    let ended = case(
+        "seed_04_a_kick_ends_what_never_leaves_and_what_hv_answers",
+        || {
+            let loops = |way| Guest { limit_ms: LIMIT_MS, ..kernel("hostile64", Entry::Image, way) };
+            counting().guest(loops("spin")).guest(loops("cpuid_storm")).program("hello", &[])
+        },
+        |outcome| {
+            assert_eq!([0, 1].map(|number| outcome.end(number).clone()), [End::TimedOut, End::TimedOut]);
+            let exits = outcome.exits();
+            assert!(exits[0] < 1000 && exits[1] > 10_000, "{exits:?}: one never leaves, the other always");
+            assert_eq!(*outcome.end(2), End::Exit(0));
+        },
+    );
+    vec![interrupted("vcpu64"), interrupted("vcpu32"), refused("hostile64"), ended]
+}
+
+/// More VMs than there are ASIDs run by turns, each with more address spaces than there are ASIDs.
+fn by_turns() -> Trial {
+    const VMS: usize = 20;
+    case(
+        "seed_10_many_vms_by_turns_keep_to_themselves",
+        || {
+            (0..VMS).fold(counting().by_turns(), |boot, number| {
+                let name = ["spaces64", "spaces32"][number % 2];
+                boot.guest(Guest { limit_ms: 60_000, memory: 4 << 20, ..kernel(name, Entry::Image, "turns") })
+            })
+        },
+        |outcome| {
+            for number in 0..VMS {
+                assert_eq!(*outcome.end(number), End::Exit(WELL), "guest {number}");
+            }
+        },
+    )
 }
 
 /// What is checked from the inside, by section, in 64-bit code and in 32-bit code.
@@ -62,16 +180,16 @@ fn sections() -> Vec<Trial> {
     let sections = [
         ("detection", "01", 4),
         ("enabling", "02", 4),
+        ("run_loop", "04", 6),
         ("exits", "05", 19),
         ("msrs", "08", 9),
         ("events", "09", 15),
         ("control", "11", 9),
         ("segments", "12", 12),
     ];
-    ["vcpu64", "vcpu32"]
-        .into_iter()
-        .flat_map(|kernel| sections.map(|(name, number, checks)| trial(kernel, name, number, checks)))
-        .collect()
+    let spaces = ["spaces64", "spaces32"].map(|kernel| trial(kernel, "address_spaces", "10", 7));
+    let others = ["vcpu64", "vcpu32"].map(|kernel| sections.map(|(name, number, checks)| trial(kernel, name, number, checks)));
+    others.into_iter().flatten().chain(spaces).collect()
 }
 
 /// One VM after the other, of every kind: set up, run, torn down, and no frame lost.
