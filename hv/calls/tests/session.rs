@@ -169,7 +169,11 @@ fn arbitrary_calls_and_outboxes_do_no_harm() {
     }
     // The rounds say nothing if nothing gets through.
     let seen = hostile.seen();
-    assert!(seen.answers > 0 && seen.host_calls > 0 && seen.statuses > 0 && seen.decoded > 0, "{seen:?}");
+    assert!(
+        seen.answers > 0 && seen.host_calls > 0 && seen.functions_run > 0 && seen.statuses > 0 && seen.decoded > 0,
+        "{seen:?}"
+    );
+    println!("{seen:?}");
 }
 
 #[test]

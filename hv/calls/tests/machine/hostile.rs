@@ -1,7 +1,7 @@
 //! Feeds a VM with arbitrary calls, and the decoders with what arbitrary guests leave in their outbox. The fuzz target of `tests/fuzz` is this file too.
 
 use super::{Guest, OUTBOX_PAYLOAD, vm};
-use core::ops::ControlFlow;
+use core::{cell::Cell, ops::ControlFlow};
 use hv::{Stop, Vm};
 use hv_abi::{
     call::{Call, Status},
@@ -19,6 +19,8 @@ pub struct Seen {
     pub answers: u64,
     /// Functions of the host that it called.
     pub host_calls: u64,
+    /// Functions of the host whose request could be decoded.
+    pub functions_run: u64,
     /// Calls that were refused with a status.
     pub statuses: u64,
     /// Replies that could be decoded.
@@ -50,7 +52,9 @@ impl Embedder for Feeder {
         // Numbers of calls that there are come more often than others.
         let number = (word(0) >> 1) as u32;
         let number = if word(0) & 1 == 0 { number % 9 } else { number };
-        let registers = [word(8), word(16), word(24), word(32)];
+        // Guests that say nothing of a function's types get further than those that say anything.
+        let types = if word(24) & 1 == 0 { 0 } else { word(24) };
+        let registers = [word(8), word(16), types, word(32)];
         let decoded = Call::decode(number, registers);
         let stop = self.guest.call(vm, (number, registers));
         match decoded {
@@ -84,8 +88,13 @@ impl Hostile {
     /// Has the guest make the call that these bytes say, in answer to a request, or out of turn.
     pub fn feed(&mut self, input: &[u8]) {
         let Some(vm) = self.vm.take() else { return };
+        let run = Cell::new(0);
         let mut functions = Functions::new();
-        functions.register("", |request: (u8, String, Vec<u16>)| Ok::<_, &str>(request)).expect("no other has the name");
+        let function = |request: (u8, String, Vec<u16>)| {
+            run.set(run.get() + 1);
+            Ok::<_, &str>(request)
+        };
+        functions.register("", function).expect("no other has the name");
         let (&kind, rest) = input.split_first().unwrap_or((&0, &[]));
         self.feeder.input = rest.to_vec();
         let mut session = Session::new(vm, &mut self.feeder, &mut functions);
@@ -104,6 +113,7 @@ impl Hostile {
             session.embedder().seen.decoded += u64::from(reply.is_ok());
         }
         self.vm = Some(session.into_vm());
+        self.feeder.seen.functions_run += run.get();
         // A guest that waits for an answer which its embedder never gave would wait forever.
         if let Some(vm) = &mut self.vm {
             let _ = vm.respond(Kind::BadRequest, &[]);
@@ -150,8 +160,11 @@ impl Random {
                 4 => hv_abi::function::id(""),
                 _ => any,
             };
-            // Every second guest serves as it should.
+            // Every second guest serves as it should, every fourth calls a function that there is.
             let value = match (sense % 4, word) {
+                (2, 0) => 14,
+                (2, 1) => hv_abi::function::id(""),
+                (2, 2) => len,
                 (0 | 1, 0) => 12,
                 (0, 1) => Answer::READY.encode(),
                 (1, 1) => len,
