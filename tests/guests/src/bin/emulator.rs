@@ -28,6 +28,8 @@ guest_sdk::entry!(main);
 const WINDOW_PAGE: usize = 8;
 const WINDOW: u64 = REGION + WINDOW_PAGE as u64 * 4096;
 const WINDOW_BYTES: u64 = 0x2000;
+/// The entry's bit for writes.
+const WRITABLE: u64 = 2;
 /// The error code's bit for writes: QEMU 7.2 does not set it for the read of an instruction that goes on to write (APM vol. 2, 8.4.2).
 const WRITE: u64 = 2;
 
@@ -322,7 +324,7 @@ impl Bench {
 }
 
 /// Puts an instruction into the code page, and a jump behind it.
-fn put_code(setting: &Setting, case: &Case) {
+fn put_code(code: &mut Page, setting: &Setting, case: &Case) {
     let done = address(case_done as *const ());
     let behind = REGION + case.len as u64 + 5;
     let near = (done as i64 - behind as i64) as i32;
@@ -332,14 +334,23 @@ fn put_code(setting: &Setting, case: &Case) {
         Code::Bits32 => &[&[0xea], &(done as u32).to_le_bytes(), &[8, 0]],
         Code::Bits16 => &[&[0x66, 0xea], &(done as u32).to_le_bytes(), &[8, 0]],
     };
-    let mut place = core::ptr::with_exposed_provenance_mut::<u8>(REGION as usize);
+    let mut place = (&raw mut *code).cast::<u8>();
     for bytes in [&case.bytes[..case.len]].into_iter().chain(jump.iter().copied()) {
-        // SAFETY: the page is this guest's, writable and executable, and holds nothing else; it has room for this.
+        // SAFETY: the page is this guest's, and holds nothing else; it has room for this.
         unsafe {
             place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             place = place.add(bytes.len());
         }
     }
+}
+
+/// Whether QEMU 7.2 may divide the least number by -1 for it, on the host's processor, and end: IDIV of 16 or 32 bits, where #DE is due
+/// (APM vol. 3, IDIV).
+const fn ends_qemu(case: &Case) -> bool {
+    let [low, _, high, ..] = case.registers;
+    let least_32 = high as u32 == 1 << 31 && low as u32 == 0;
+    let least_16 = high as u16 == 1 << 15 && low as u16 == 0;
+    matches!(case.opcode, (0, 0xf7, 7)) && (least_32 || least_16)
 }
 
 /// Where QEMU 7.2 does not do what the manual says.
@@ -384,8 +395,9 @@ fn main() {
     let mut numbers = args().skip(1).map(|arg| arg.parse::<u64>().expect("numbers"));
     let (rounds, seed) = (numbers.next().unwrap_or(1000), numbers.next().unwrap_or(1));
     let entries = map_region();
-    // SAFETY: the first entry of the new table.
-    unsafe { entries.write_volatile(address(page()) | ENTRY) };
+    let code = page();
+    // SAFETY: the first entry of the new table. Instructions cannot write what the next run executes.
+    unsafe { entries.write_volatile(address(&raw const *code) | ENTRY & !WRITABLE) };
     take_exceptions();
     let mut bench = Bench { entries, frames: [[page(), page()], [page(), page()]] };
     let mut random = Random(seed | 1 << 40);
@@ -395,12 +407,12 @@ fn main() {
     while cases < rounds {
         let number = cases as usize % SETTINGS.len();
         let (setting, tally) = (&SETTINGS[number], &mut tallies[number]);
-        let Some(case) = generate::case(&mut random, setting.place) else { continue };
+        let Some(case) = generate::case(&mut random, setting.place).filter(|case| !ends_qemu(case)) else { continue };
         let vectors = core::array::from_fn(|_| u128::from(random.next()) << 64 | u128::from(random.next()));
         cases += 1;
         tally.cases += 1;
         tally.reached[case.template] += 1;
-        put_code(setting, &case);
+        put_code(code, setting, &case);
         bench.fill(&fill, &case);
         let real = bench.run(0, 0, setting, &case, vectors);
         let ours = bench.run(1, MIRROR, setting, &case, vectors);
