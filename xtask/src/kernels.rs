@@ -36,7 +36,7 @@ const C: &str = "print.c traps.c apic.c kernel.c stubs.S";
 const VCPU: &str = "print.c vcpu.c stubs.S";
 const HOSTILE: &str = "print.c hostile.c stubs.S";
 const SPACES: &str = "print.c spaces.c";
-const STRINGS: &str = "print.c strings.c modes.S";
+const MODES: &str = "print.c modes.c strings.c accesses.c modes.S";
 const KERNELS: [Kernel; 16] = [
     Kernel { name: "pvh64", script: "kernel.ld", sources: C, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "pvh32", script: "kernel.ld", sources: C, words: "-m32 pvh32.S", form: Form::Elf },
@@ -51,7 +51,7 @@ const KERNELS: [Kernel; 16] = [
     Kernel { name: "vcpu32", script: "kernel.ld", sources: VCPU, words: "-m32 pvh32.S", form: Form::Elf },
     Kernel { name: "spaces64", script: "kernel.ld", sources: SPACES, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "spaces32", script: "kernel.ld", sources: SPACES, words: "-m32 pvh32.S", form: Form::Elf },
-    Kernel { name: "strings", script: "kernel.ld", sources: STRINGS, words: "-m32 pvh32.S", form: Form::Elf },
+    Kernel { name: "modes", script: "kernel.ld", sources: MODES, words: "-m32 pvh32.S", form: Form::Elf },
     Kernel { name: "hostile64", script: "kernel.ld", sources: HOSTILE, words: "-m64 -mcmodel=small pvh64.S", form: Form::Elf },
     Kernel { name: "hostile32", script: "kernel.ld", sources: HOSTILE, words: "-m32 pvh32.S", form: Form::Elf },
 ];

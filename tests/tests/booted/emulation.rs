@@ -29,22 +29,14 @@ pub fn trials() -> Vec<Trial> {
             },
         ),
     ];
-    trials.push(case(
-        "seed_07_string_io_in_every_mode",
-        || {
-            let strings = Guest { devices: Devices::Test, limit_ms: LIMIT_MS, ..kernel("strings", Entry::Image, "") };
-            counting().guest(strings)
-        },
-        |outcome| {
-            let lines: Vec<_> = outcome.console.lines().collect();
-            assert!(
-                lines.len() == 35 && lines.iter().all(|line| line.ends_with(": ok") || *line == "done"),
-                "{}",
-                outcome.console
-            );
-            assert_eq!(*outcome.end(0), End::Exit(42));
-        },
-    ));
+    trials.extend([
+        in_every_mode(
+            "seed_06_accesses_in_legacy_modes_do_what_the_processor_does",
+            if is_deep() { "accesses deep" } else { "accesses" },
+            4,
+        ),
+        in_every_mode("seed_07_string_io_in_every_mode", "", 34),
+    ]);
     trials.push(case(
         "seed_06_devices_that_hv_asks_itself_answer",
         || with_devices("attached", ""),
@@ -54,7 +46,7 @@ pub fn trials() -> Vec<Trial> {
         },
     ));
     trials.extend((1..=4).map(random_prefixes));
-    let (rounds, boots) = if env::var_os("HV_DEEP").is_some() { ("2500000", 4) } else { ("50000", 2) };
+    let (rounds, boots) = if is_deep() { ("2500000", 4) } else { ("50000", 2) };
     trials.extend((1..=boots).map(|seed| random_instructions(rounds, seed)));
     trials.extend(STORMS.map(|trick| hostile(trick, STORM_MS, |end| assert_eq!(*end, End::TimedOut))));
     trials.extend([
@@ -65,6 +57,10 @@ pub fn trials() -> Vec<Trial> {
         hostile("unknown", LIMIT_MS, |end| killed(end, &["not emulated", "df, 2"])),
     ]);
     trials
+}
+
+fn is_deep() -> bool {
+    env::var_os("HV_DEEP").is_some()
 }
 
 /// How long a boot may take whose guest has millions of things to try.
@@ -100,6 +96,20 @@ fn random_instructions(rounds: &'static str, seed: u32) -> Trial {
             matches!(words[..], [all, "of", reached, ..] if all == reached)
         });
         assert_eq!(all.count(), 4, "not every opcode was reached in each kind of code\n{}", outcome.console);
+    })
+}
+
+/// A kernel that goes through modes and checks so many things in them.
+fn in_every_mode(name: &str, words: &'static str, checks: usize) -> Trial {
+    let boot = move || {
+        let kernel = Guest { devices: Devices::Test, limit_ms: 0, ..kernel("modes", Entry::Image, words) };
+        counting().within(DEEP_LIMIT).guest(kernel)
+    };
+    case(name, boot, move |outcome| {
+        let (good, others): (Vec<_>, Vec<_>) = outcome.console.lines().partition(|line| line.ends_with(": ok"));
+        assert!(good.len() == checks && others == ["done"], "{}", outcome.console);
+        assert_eq!(*outcome.end(0), End::Exit(42));
+        println!("{}", outcome.console);
     })
 }
 
