@@ -13,10 +13,16 @@ use crate::{
 /// Makes a leaf: what the guest allows (`allowed`, of [`flags`]), unless the host forbids it, or the frame holds a table that is in step.
 #[inline]
 pub(super) fn make(frame: GuestFrame, allowed: Entry, holds: Holds) -> Entry {
-    let leaf = allowed | Entry::from_bits_retain(frame.hpa().0);
+    let leaf = to(frame, allowed);
     let kept = !frame.takes_writes() & !planted(Bug::HostRightsAreIgnored);
     let leaf = if kept | (holds == Holds::Table) { leaf - Entry::WRITABLE } else { leaf };
     if frame.takes_fetches() { leaf } else { leaf | Entry::NO_EXECUTE }
+}
+
+/// Lets a leaf with these flags lead to a frame.
+#[inline(always)]
+pub(super) const fn to(frame: GuestFrame, flags: Entry) -> Entry {
+    Entry::from_bits_retain(flags.bits() | frame.hpa().0)
 }
 
 /// The flags of a leaf that allows `rights`. The guest's cache bits are not taken over; the accessed and dirty bits are the guest tables' matter.

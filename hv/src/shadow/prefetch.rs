@@ -1,9 +1,9 @@
 //! Filling the neighbours of a leaf that the guest has used already, and whose frames are there.
 
 use super::{
-    Pages, Region, ShadowMmu, leaf,
+    ShadowMmu, leaf,
     paging::{Paging, Rights},
-    piece_of_large,
+    region::{Pages, Region, piece_of_large},
     rmap::{Holds, Leaf, LeafChunk},
     walk,
 };
@@ -101,7 +101,7 @@ impl<F: Fn(usize) -> Entry> Filler<'_, F> {
         if entry.flags() != self.flags || frame.kind() != self.kind || holds == Holds::Table {
             self.work_out(entry.flags(), frame, holds);
         }
-        self.shadow.store(index, self.leaf.bits() | frame.hpa().0);
+        self.shadow.store(index, leaf::to(frame, self.leaf).bits());
         true
     }
 

@@ -34,7 +34,8 @@ impl ShadowMmu {
     /// Takes a range out of memory. Its frames go into quarantine.
     ///
     /// # Errors
-    /// As `GuestMemory::unmap`, and [`Error::NoHeap`]; nothing has changed then.
+    /// [`Error::MemoryRange`] when the range does not begin and end at multiples of 2 MiB or the end of memory, or is not all memory; [`Error::NoHeap`].
+    /// Nothing has changed then.
     pub fn unmap(&mut self, memory: &mut GuestMemory, range: &Range<Gpa>) -> Result<FlushDuty, Error> {
         let frames = memory.own_frames(range)?;
         self.quarantine.try_reserve(self.tables.count() + frames).map_err(|_| Error::NoHeap)?;
@@ -51,7 +52,7 @@ impl ShadowMmu {
     /// Makes a range memory again, all zero.
     ///
     /// # Errors
-    /// As `GuestMemory::map`, and [`Error::NoHeap`]; nothing has changed then.
+    /// As [`ShadowMmu::unmap`], of a range that is not all outside of memory.
     pub fn map(&mut self, memory: &mut GuestMemory, range: &Range<Gpa>) -> Result<FlushDuty, Error> {
         self.quarantine.try_reserve(self.tables.count()).map_err(|_| Error::NoHeap)?;
         memory.map(range)?;

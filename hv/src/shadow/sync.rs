@@ -1,8 +1,9 @@
 //! Keeping shadow tables in step with the guest's, or no further out of step than a TLB may be (APM vol. 2, 5.5).
 
 use super::{
-    EPOCH, FlushDuty, Region, ShadowMmu,
+    EPOCH, FlushDuty, ShadowMmu,
     paging::{LEVELS, Mode, Paging},
+    region::Region,
     rmap::Leaf,
     table::{Key, LEGACY_ROOT, LEGACY_TOP, Role, State},
     walk::{index, span},

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
-    mem::{HostRights, Page, arena::Arena, heap::with_allocations},
-    x86::PageFaultCode,
+    addr::{Gfn, Gva},
+    mem::{GuestFrame, HostRights, Page, arena::Arena, heap::with_allocations},
+    x86::{Entry, PageFaultCode},
 };
 
 const MEMORY: u64 = 4 << 20;
