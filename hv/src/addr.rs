@@ -87,7 +87,22 @@ impl Gfn {
     }
 }
 
+impl Gva {
+    /// Bits of a linear address that guests have: CPUID 8000_0008 of the profile says so.
+    pub const BITS: u32 = 48;
+
+    /// Tells whether the bits above those that count are copies of the highest one that does (APM vol. 2, 1.1.3).
+    #[inline]
+    pub const fn is_canonical(self) -> bool {
+        let above = u64::BITS - Self::BITS;
+        ((self.0 << above) as i64 >> above) as u64 == self.0
+    }
+}
+
 impl Gpa {
+    /// Bits of a physical address that guests have: CPUID 8000_0008 of the profile says so.
+    pub const BITS: u32 = 40;
+
     /// The frame that the address lies in.
     pub const fn gfn(self) -> Gfn {
         Gfn(self.0 >> PAGE_SHIFT)
@@ -111,6 +126,21 @@ mod tests {
         assert_eq!(a.gfn(), Gfn(0x12345));
         assert_eq!(a.gfn().gpa(), a.page_base());
         assert_eq!(Gva(u64::MAX).wrapping_add(1), Gva(0));
+    }
+
+    #[test]
+    fn canonical_addresses_have_one_sign() {
+        for (address, is) in [
+            (0, true),
+            (!0, true),
+            ((1 << 47) - 1, true),
+            (1 << 47, false),
+            (!0 << 47, true),
+            (!0 << 48, false),
+            (1 << 63, false),
+        ] {
+            assert_eq!(Gva(address).is_canonical(), is, "{address:#x}");
+        }
     }
 
     #[test]

@@ -17,7 +17,9 @@
 //! # What is trusted
 //!
 //! Nothing that a guest does is. A guest's mistake becomes an exception in the guest, a status in a register, or a [`Stop`]; an
-//! embedder's mistake becomes an [`Error`]. The unsafe code is in [`mem`]'s frames, [`hw`], and the one call of VMRUN, under the proof that stands there.
+//! embedder's mistake becomes an [`Error`]. The unsafe code is in few rooms: what an
+//! embedder promises ([`host`]), frames and the slots of guest memory ([`mem`]), the processor ([`hw`]), and in [`vcpu`] switching SVM on and off, the page that holds
+//! the FPU's registers, and the one call of VMRUN, under the proof that stands there.
 #![no_std]
 
 extern crate alloc;

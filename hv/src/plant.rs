@@ -16,7 +16,8 @@
 //! ```
 //!
 //! To add one: a line in a list below, and the question where the duty is. `tests/mmu/planted.rs` goes through [`Bug::MMU`], `tests/seed/planted.rs` through
-//! [`Bug::VCPU`], where it is given to a section of tests; both fail for a bug that nothing notices and for one that nobody asks about.
+//! [`Bug::VCPU`], where it is given to a section of tests, `src/insn/tests/planted.rs` through [`Bug::EMULATION`]; all fail for a bug that nothing notices and for
+//! one that nobody asks about.
 
 macro_rules! bugs {
     ($($(#[doc = $about:literal])+ $list:ident { $($(#[doc = $what:literal])+ $name:ident),* $(,)? })+) => {

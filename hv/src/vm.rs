@@ -43,7 +43,7 @@ impl Vm {
     /// Makes a VM over prepared memory, which begins at `entry`.
     ///
     /// # Errors
-    /// [`Error::NoFrames`], [`Error::NoHeap`]; [`Error::OutsideMemory`] when CR3 lies outside the memory.
+    /// [`Error::NoFrames`], [`Error::NoHeap`].
     pub fn new(hypervisor: &Arc<Hypervisor>, memory: GuestMemory, entry: &EntryState) -> Result<Self, Error> {
         let frames = hypervisor.frames();
         let mmu = ShadowMmu::new(frames, &memory, &entry.control().paging())?;
@@ -144,7 +144,7 @@ impl Vm {
     pub fn read(&self, start: Gva, mut into: &mut [u8]) -> Result<(), Unreadable> {
         let mut at = start;
         while !into.is_empty() {
-            if !is_canonical(at) {
+            if !at.is_canonical() {
                 return Err(Unreadable(at));
             }
             let found = translate(&self.memory, self.vcpu.paging(), at, Access::READ).map_err(|_| Unreadable(at))?;
@@ -164,7 +164,7 @@ impl Vm {
         let mut at = start;
         while !bytes.is_empty() {
             let found = translate(&self.memory, self.vcpu.paging(), at, Access { kind: Kind::Write, ..Access::READ });
-            let found = found.ok().filter(|_| is_canonical(at)).ok_or(WriteError::Unwritable(at))?;
+            let found = found.ok().filter(|_| at.is_canonical()).ok_or(WriteError::Unwritable(at))?;
             let (now, rest) = bytes.split_at(bytes.len().min(PAGE_SIZE - at.page_offset()));
             self.write_physical(found.gpa, now).map_err(|error| match error {
                 Error::OutsideMemory(_) => WriteError::Unwritable(at),
@@ -246,9 +246,4 @@ impl Vm {
     pub const fn vcpu_mut(&mut self) -> &mut Vcpu {
         &mut self.vcpu
     }
-}
-
-/// The profile offers 48 linear address bits (APM vol. 2, 1.1.3).
-const fn is_canonical(address: Gva) -> bool {
-    ((address.0 << 16) as i64 >> 16) as u64 == address.0
 }

@@ -530,7 +530,7 @@ impl<M: Machine> Run<'_, M> {
         let target =
             target & flags::mask(if self.mode.code == CodeBits::Bits64 { self.insn.bytes } else { self.insn.bytes.min(4) });
         let is_code = if self.mode.code == CodeBits::Bits64 {
-            super::memory::is_canonical(Gva(target))
+            Gva(target).is_canonical()
         } else {
             target <= self.machine.segment(SegmentName::Cs).limit.into()
         };

@@ -252,7 +252,7 @@ pub(super) fn linear_address<M: Machine>(
         let base = if matches!(name, SegmentName::Fs | SegmentName::Gs) { machine.segment(name).base } else { 0 };
         let address = Gva(base.wrapping_add(offset));
         let last = address.wrapping_add(bytes - 1);
-        return if (is_canonical(address) && is_canonical(last)) || planted(Bug::CanonicalFormIsIgnored) {
+        return if (address.is_canonical() && last.is_canonical()) || planted(Bug::CanonicalFormIsIgnored) {
             Ok(address)
         } else {
             Err(Fault::segment(name))
@@ -263,12 +263,6 @@ pub(super) fn linear_address<M: Machine>(
         return Err(Fault::segment(name));
     }
     Ok(Gva(segment.base.wrapping_add(offset) & 0xffff_ffff))
-}
-
-/// Guests have 48 linear address bits (APM vol. 2, 5.3.1).
-#[inline]
-pub(super) const fn is_canonical(address: Gva) -> bool {
-    flags::extend(address.0 & 0xffff_ffff_ffff, 6) == address.0
 }
 
 /// Tells whether a segment's type allows the access (APM vol. 2, 4.12.1); real and virtual-8086 mode do not look at it.

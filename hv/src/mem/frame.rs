@@ -272,7 +272,7 @@ impl<T: FromBytes + IntoBytes> Deref for Page<T> {
     #[inline]
     fn deref(&self) -> &T {
         // SAFETY: the frame is owned, initialised memory, large and aligned enough (`FITS`), and any bytes are a `T` (FromBytes). Raw writes
-        // need `&mut self` (`view`); the processor writes it only inside `Hw::vmrun`, which takes the structure by `&mut`.
+        // need `&mut self` (`view`); the processor writes it only inside `Hw::run`, which takes the structure by `&mut`.
         unsafe { self.frame.start.cast::<T>().as_ref() }
     }
 }

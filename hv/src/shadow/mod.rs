@@ -64,7 +64,7 @@ mod table;
 mod walk;
 
 pub use duty::FlushDuty;
-pub use paging::{Access, Kind, Mode, PHYSICAL_BITS, Paging, PagingBits, Privilege, Rights, SmapCheck, is_legal_pdpte};
+pub use paging::{Access, Kind, Mode, Paging, PagingBits, Privilege, Rights, SmapCheck, is_legal_pdpte};
 pub use walk::{PageFault, Translation, translate, walk};
 
 use crate::{

@@ -1,16 +1,14 @@
 //! What a translation depends on: the paging mode and its control-register bits, and the access that is made.
 
 use crate::{
-    addr::{Gfn, PAGE_SHIFT},
+    addr::{Gfn, Gpa, PAGE_SHIFT},
     x86::{ADDRESS_MASK, Entry, PageFaultCode},
 };
 use bitflags::bitflags;
 
 /// Levels of a long-mode walk.
 pub const LEVELS: usize = 4;
-/// Address bits that guests have: CPUID 8000_0008 of the profile.
-pub const PHYSICAL_BITS: u32 = 40;
-const RESERVED_ADDRESS: u64 = ADDRESS_MASK & !((1 << PHYSICAL_BITS) - 1);
+const RESERVED_ADDRESS: u64 = ADDRESS_MASK & !((1 << Gpa::BITS) - 1);
 /// Reserved in every entry of legacy PAE paging (APM vol. 2, 5.2.3); software's own in long mode.
 const RESERVED_IN_PAE: u64 = 0x7ff0_0000_0000_0000;
 
@@ -132,7 +130,7 @@ impl Paging {
 }
 
 /// Bits of a PDPTE that must be clear: 2:1, 8:5, 63:40 (APM vol. 2, figure 5-10, for 40 address bits).
-const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_BITS) - 1);
+const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << Gpa::BITS) - 1);
 
 /// Tells whether a PDPTE may be latched: present ones must have no reserved bit (APM vol. 2, 5.2.3).
 pub const fn is_legal_pdpte(pdpte: u64) -> bool {

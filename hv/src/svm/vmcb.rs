@@ -105,8 +105,6 @@ pub mod attributes {
     pub const EXPAND_DOWN: u16 = 1 << 2;
     /// Code, not data.
     pub const CODE: u16 = 1 << 3;
-    /// Code or data, no system segment.
-    pub const CODE_OR_DATA: u16 = 1 << 4;
     /// Where the descriptor privilege level stands: bits 6:5.
     pub const DPL_SHIFT: u32 = 5;
     /// The segment is there; an unusable one has no attributes at all.

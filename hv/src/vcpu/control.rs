@@ -1,8 +1,9 @@
 //! Control registers and EFER as the guest sees them, and what writing them does (APM vol. 2, 3.1; vol. 3, MOV CRn, WRMSR).
 
 use crate::{
+    addr::Gpa,
     plant::{Bug, planted},
-    shadow::{Mode, PHYSICAL_BITS, Paging, PagingBits, is_legal_pdpte},
+    shadow::{Mode, Paging, PagingBits, is_legal_pdpte},
     svm::Segment,
     x86::{Cr0Flags, Cr4Flags, EferFlags, Exception},
 };
@@ -180,7 +181,7 @@ impl ControlRegisters {
     /// Whether CR3 may have this value. Outside long mode, higher bits do not exist.
     #[inline]
     pub fn takes_cr3(&self, value: u64) -> bool {
-        !self.is_long() || value >> PHYSICAL_BITS == 0 || planted(Bug::Cr3IsNotChecked)
+        !self.is_long() || value >> Gpa::BITS == 0 || planted(Bug::Cr3IsNotChecked)
     }
 
     /// MOV to CR4.

@@ -2,6 +2,7 @@
 
 use super::Vcpu;
 use crate::{
+    addr::Gva,
     apic::{self, Refused},
     plant::{Bug, planted},
     svm::Clean,
@@ -51,9 +52,9 @@ pub const MSRS: [(u32, &str, Handling); 21] = [
     (msr::VM_HSAVE_PA, "VM_HSAVE_PA", Handling::Refused),
 ];
 
-/// The profile offers 48 linear address bits (APM vol. 2, 1.1.3).
+/// Tells whether a base may be written (APM vol. 2, 1.1.3).
 fn is_canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address || planted(Bug::NonCanonicalPasses)
+    Gva(address).is_canonical() || planted(Bug::NonCanonicalPasses)
 }
 
 /// Memory types that a PAT entry may name: 0, 1, 4 to 7 (APM vol. 2, 7.8.1).

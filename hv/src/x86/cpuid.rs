@@ -3,6 +3,7 @@
 //! The profile is "x86-64-v2": the baseline plus SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT, CMPXCHG16B and LAHF. No XSAVE, no SVM; a local APIC with x2APIC mode and
 //! TSC deadlines; of paging, four levels, NX, 1 GiB pages, SMEP and SMAP. [`Profile::missing_on`] tells whether a processor can carry it.
 
+use crate::addr::{Gpa, Gva};
 use hv_abi::cpuid;
 
 /// EAX, EBX, ECX and EDX, as CPUID returns them.
@@ -64,8 +65,8 @@ const APIC: u32 = 1 << 9;
 pub const FAMILY_MODEL: u32 = 0x0083_0f10;
 /// CLFLUSH line of 64 bytes (in units of 8, bits 15:8) and one logical processor (bits 23:16), CPUID 1 EBX.
 const CLFLUSH_AND_COUNT: u32 = 8 << 8 | 1 << 16;
-/// 48 linear and 40 physical address bits, CPUID 8000_0008 EAX.
-const ADDRESS_SIZES: u32 = 48 << 8 | 40;
+/// Linear and physical address bits, CPUID 8000_0008 EAX.
+const ADDRESS_SIZES: u32 = Gva::BITS << 8 | Gpa::BITS;
 const VENDOR: &[u8; 12] = b"AuthenticAMD";
 const NAME: &[u8; 48] = b"hv virtual CPU (x86-64-v2)\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
