@@ -32,14 +32,8 @@ impl Apic {
     /// The APIC is not in x2APIC mode, it has no such register to write, or a reserved bit is set.
     #[inline]
     pub fn write_msr(&mut self, msr: u32, value: u64, now: u64) -> Result<Option<Message>, Refused> {
-        match (self.msr_register(msr)?, u32::try_from(value)) {
-            // What a guest with a timer writes all the time.
-            (Register::InitialCount, Ok(count)) => {
-                self.set_initial_count(count, now);
-                Ok(None)
-            }
-            (register, _) => self.write_checked(register, value, now),
-        }
+        let register = self.msr_register(msr)?;
+        self.write_checked(register, value, now)
     }
 
     /// Writes the end-of-interrupt register as an MSR: the register that is written most, and as the only one needs nothing else.
@@ -52,6 +46,21 @@ impl Apic {
             return Err(Refused);
         }
         Ok(self.end_of_interrupt())
+    }
+
+    /// Writes the timer's initial count as an MSR at time `now`: what a guest writes for each tick that it asks for.
+    ///
+    /// # Errors
+    /// As for [`Apic::write_msr`].
+    #[inline]
+    pub fn write_initial_count(&mut self, value: u64, now: u64) -> Result<(), Refused> {
+        match u32::try_from(value) {
+            Ok(count) if self.mode() == Mode::X2Apic => {
+                self.set_initial_count(count, now);
+                Ok(())
+            }
+            _ => Err(Refused),
+        }
     }
 
     /// Reads from the page of registers, at an offset below 4096: 32 bits from a multiple of 16 on, zeros from anywhere else.

@@ -161,23 +161,31 @@ impl Apic {
         }
     }
 
-    /// Takes note that the processor takes this interrupt: it is requested no more, but in service.
-    pub fn accept(&mut self, vector: u8) {
-        self.requests.remove(vector);
-        self.in_service.insert(vector);
-        self.update();
+    /// Takes note that the processor takes the interrupt that is deliverable: it is requested no more, but in service. What is still requested is of no higher
+    /// class.
+    #[inline]
+    pub fn accept(&mut self) {
+        self.in_service.insert(self.candidate);
+        self.requests.remove_highest();
+        self.candidate = 0;
     }
 
     /// Takes in an interrupt, which is edge-triggered; one that is requested already is the same interrupt. An APIC that is off takes in none (APM
     /// vol. 2, 16.4.7).
     pub fn request(&mut self, vector: u8) {
-        if !self.is_on() {
-        } else if vector < FIRST_LEGAL_VECTOR {
-            self.error(ERROR_RECEIVED_ILLEGAL);
-        } else {
-            self.requests.insert(vector);
-            self.update();
+        if self.is_on() {
+            self.receive(vector);
         }
+    }
+
+    /// The same where the APIC is on.
+    #[inline]
+    fn receive(&mut self, vector: u8) {
+        if vector < FIRST_LEGAL_VECTOR {
+            return self.error(ERROR_RECEIVED_ILLEGAL);
+        }
+        self.requests.insert(vector);
+        self.update();
     }
 
     /// Takes in a rising edge at a pin, and says whether its local vector makes a non-maskable interrupt of it.
@@ -200,9 +208,12 @@ impl Apic {
 
     #[cold]
     fn expire(&mut self, now: u64) {
-        self.timer.expire(now, self.timer_mode());
+        self.timer.deadline = self.timer.deadline_after(now, self.timer_mode());
+        let entry = self.lvt[Lvt::Timer as usize];
         // A message type is not part of the timer's local vector: it makes fixed interrupts only.
-        self.local(Lvt::Timer);
+        if self.is_on() && entry & Lvt::MASKED == 0 {
+            self.receive(entry as u8);
+        }
     }
 
     /// When the timer will interrupt the processor next; `None` when it will not, unless a register is written.
@@ -225,8 +236,8 @@ impl Apic {
     fn end_of_interrupt(&mut self) -> Ended {
         match self.in_service.highest() {
             0 => Ended::Nothing,
-            vector => {
-                self.in_service.remove(vector);
+            _ => {
+                self.in_service.remove_highest();
                 self.update();
                 Ended::Service
             }
@@ -246,7 +257,7 @@ impl Apic {
             return None;
         }
         match entry >> 8 & 7 {
-            command::FIXED => self.request(entry as u8),
+            command::FIXED => self.receive(entry as u8),
             command::NMI => return Some(Message::Nmi),
             // SMI and ExtINT have nobody here who would answer them; INIT is legal for no local vector of ours.
             _ => {}

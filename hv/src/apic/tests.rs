@@ -52,7 +52,7 @@ impl Apic {
     /// The processor takes what it can.
     fn take(&mut self) -> Option<u8> {
         let vector = self.highest_deliverable()?;
-        self.accept(vector);
+        self.accept();
         Some(vector)
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Timer {
     /// The divide configuration register.
     divide: u32,
     /// When the count reaches 0 next, as a time stamp; never is `u64::MAX`.
-    deadline: u64,
+    pub(super) deadline: u64,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -50,21 +50,19 @@ impl Timer {
         if self.deadline == NEVER { None } else { Some(self.deadline) }
     }
 
-    /// Goes on behind an expiry.
-    pub(super) fn expire(&mut self, now: u64, mode: TimerMode) {
-        self.deadline = self.deadline_behind(now, mode);
-    }
-
     /// The deadline that lies behind `now`: the next of a periodic timer is the first in the future, in step with all before it.
     fn deadline_behind(&self, now: u64, mode: TimerMode) -> u64 {
-        match (mode, self.ticks(self.initial)) {
-            _ if !self.is_due(now) => self.deadline,
-            (TimerMode::Periodic, period @ 1..) => {
-                let missed = (now - self.deadline) / period;
-                self.deadline.saturating_add((missed + 1).saturating_mul(period))
-            }
-            _ => NEVER,
+        if self.is_due(now) { self.deadline_after(now, mode) } else { self.deadline }
+    }
+
+    /// The same where the deadline has come.
+    pub(super) fn deadline_after(&self, now: u64, mode: TimerMode) -> u64 {
+        if mode != TimerMode::Periodic || self.initial == 0 {
+            return NEVER;
         }
+        let period = self.ticks(self.initial);
+        let missed = (now - self.deadline) / period;
+        self.deadline.saturating_add((missed + 1).saturating_mul(period))
     }
 
     /// What a count comes to in ticks of the time stamp counter.
@@ -134,6 +132,7 @@ impl Apic {
     }
 
     /// Starts the count-down, or stops it with 0; in the mode of deadlines there is none.
+    #[inline]
     pub(super) fn set_initial_count(&mut self, count: u32, now: u64) {
         self.retimed = true;
         if self.timer_mode() != TimerMode::TscDeadline {

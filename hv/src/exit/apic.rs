@@ -17,6 +17,9 @@ const MOST_IN_A_ROW: usize = 256;
 /// The end-of-interrupt register, which is written most.
 const END_OF_INTERRUPT: u32 = MSR_FIRST + 0x0b;
 
+/// The timer's initial count, which is written for each tick that a guest asks for.
+const INITIAL_COUNT: u32 = MSR_FIRST + 0x38;
+
 /// Whether this is a write of the register that ends interrupts.
 #[inline]
 pub(super) fn is_end_of_interrupt(vcpu: &Vcpu) -> bool {
@@ -27,8 +30,7 @@ pub(super) fn is_end_of_interrupt(vcpu: &Vcpu) -> bool {
 #[inline]
 pub(super) fn end_of_interrupt(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<()> {
     let next = vcpu.next_rip(Opcode::WRMSR, mmu, memory)?;
-    let value = vcpu.registers().0[RDX] << 32 | vcpu.rax() & 0xffff_ffff;
-    vcpu.end_of_interrupt(value).ok()?;
+    vcpu.end_of_interrupt(written(vcpu)).ok()?;
     vcpu.retire_to(next);
     Some(())
 }
@@ -42,11 +44,30 @@ pub(super) fn is_register(vcpu: &Vcpu) -> bool {
 /// Carries out a WRMSR of a register of the x2APIC.
 #[inline(never)]
 pub(super) fn write_msr(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
+    if vcpu.registers().0[RCX] as u32 == INITIAL_COUNT
+        && let Some(next) = vcpu.plain_next_rip(Opcode::WRMSR, mmu, memory)
+    {
+        let now = vcpu.guest_time(hw.tsc());
+        if vcpu.start_timer(written(vcpu), now).is_ok() {
+            vcpu.retire_to(next);
+            return Next::Continue(());
+        }
+    }
+    write_any_msr(vcpu, mmu, memory, hw)
+}
+
+/// What a WRMSR writes.
+#[inline]
+fn written(vcpu: &Vcpu) -> u64 {
+    vcpu.registers().0[RDX] << 32 | vcpu.rax() & 0xffff_ffff
+}
+
+#[cold]
+fn write_any_msr(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
     let Some(next) = vcpu.next_rip(Opcode::WRMSR, mmu, memory) else {
         return unhandled(vcpu);
     };
-    let registers = vcpu.registers().0;
-    let (index, value) = (registers[RCX] as u32, registers[RDX] << 32 | vcpu.rax() & 0xffff_ffff);
+    let (index, value) = (vcpu.registers().0[RCX] as u32, written(vcpu));
     let now = vcpu.guest_time(hw.tsc());
     match vcpu.change_apic(|apic| apic.write_msr(index, value, now)) {
         Ok(message) => {

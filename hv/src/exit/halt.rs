@@ -7,9 +7,22 @@ use crate::{insn::Opcode, mem::GuestMemory, shadow::ShadowMmu, vcpu::Vcpu};
 /// until something does.
 #[inline(never)]
 pub(super) fn handle(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory) -> Next {
-    let Some(next) = vcpu.next_rip(Opcode::HLT, mmu, memory) else {
-        return unhandled(vcpu);
-    };
+    match vcpu.plain_next_rip(Opcode::HLT, mmu, memory) {
+        Some(next) => halt(vcpu, next),
+        None => handle_any_form(vcpu, mmu, memory),
+    }
+}
+
+#[cold]
+fn handle_any_form(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory) -> Next {
+    match vcpu.next_rip(Opcode::HLT, mmu, memory) {
+        Some(next) => halt(vcpu, next),
+        None => unhandled(vcpu),
+    }
+}
+
+#[inline]
+fn halt(vcpu: &mut Vcpu, next: u64) -> Next {
     vcpu.retire_to(next);
     if vcpu.has_wake_event() {
         return Next::Continue(());

@@ -76,7 +76,16 @@ impl Vcpu {
         match self.take_attention() {
             Attention::UNDER_WAY => self.deliver_under_way(),
             Attention::INTERRUPTS => self.prepare_interrupts(),
+            Attention::TIMER => self.attend_to_timer(cpu),
             attention => self.attend_to_all(attention, cpu),
+        }
+    }
+
+    #[inline(never)]
+    fn attend_to_timer<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
+        self.serve_timer(cpu);
+        if self.attention() == Attention::INTERRUPTS {
+            self.prepare_interrupts();
         }
     }
 

@@ -102,6 +102,8 @@ pub(super) struct Events {
     step: Step,
     /// The embedder wants to be told when the guest could take an interrupt.
     window_wanted: bool,
+    /// The processor exits when the guest could take an interrupt.
+    window_watched: bool,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
 }
@@ -117,6 +119,7 @@ impl Events {
             nmis: Nmis::Open,
             step: Step::No,
             window_wanted: false,
+            window_watched: false,
             last_raised: None,
         }
     }
@@ -232,7 +235,16 @@ impl Vcpu {
     /// Delivers an interrupt where nothing else waits.
     #[inline]
     pub(super) fn prepare_interrupts(&mut self) {
-        self.deliver_interrupt();
+        if self.events.local != 0 {
+            return self.prepare_local();
+        }
+        self.deliver_queued();
+        self.watch_for_interrupts();
+    }
+
+    #[inline(never)]
+    fn prepare_local(&mut self) {
+        self.deliver_local_or_queued();
         self.watch_for_interrupts();
     }
 
@@ -240,8 +252,8 @@ impl Vcpu {
     #[inline]
     fn watch_for_interrupts(&mut self) {
         let waits = self.has_interrupt();
-        self.watch_window(waits);
         self.events.attention = if waits { Attention::INTERRUPTS } else { Attention::empty() };
+        self.watch_window(waits);
     }
 
     /// The same for all that can wait.
@@ -272,20 +284,22 @@ impl Vcpu {
     }
 
     /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken.
-    #[inline]
     fn deliver_interrupt(&mut self) {
-        if self.events.local != 0 {
-            return self.deliver_local_or_queued();
-        }
+        if self.events.local != 0 { self.deliver_local_or_queued() } else { self.deliver_queued() }
+    }
+
+    /// The same where the APIC has none.
+    #[inline]
+    fn deliver_queued(&mut self) {
         let vector = self.events.queued(self.control.cr8);
         if vector != 0 && self.can_interrupt() {
             self.vmcb.control.event_injection = Event::encode_interrupt(vector);
-            self.events.queue.remove(vector);
+            self.events.queue.remove_highest();
         }
     }
 
     /// The same where the APIC has one; one that both have is the APIC's first.
-    #[inline(never)]
+    #[inline]
     fn deliver_local_or_queued(&mut self) {
         if !self.can_interrupt() {
             return;
@@ -293,9 +307,11 @@ impl Vcpu {
         let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
         self.vmcb.control.event_injection = Event::encode_interrupt(local.max(queued));
         if queued > local {
-            self.events.queue.remove(queued);
+            self.events.queue.remove_highest();
         } else {
-            self.accept_local(local);
+            self.apic.accept();
+            // No other is deliverable now.
+            self.events.local = 0;
         }
     }
 
@@ -323,12 +339,16 @@ impl Vcpu {
     /// Has the processor exit when the guest could take an interrupt, or no longer.
     #[inline]
     fn watch_window(&mut self, wanted: bool) {
+        if wanted != self.events.window_watched && !planted(Bug::WindowIsNotWatched) {
+            self.change_window(wanted);
+        }
+    }
+
+    #[cold]
+    fn change_window(&mut self, wanted: bool) {
+        self.events.window_watched = wanted;
         let control = &mut self.vmcb.control;
         let (intercept, request) = (Intercepts1::VINTR.bits(), V_IRQ | V_IGN_TPR);
-        let watched = control.intercepts_1 & intercept != 0;
-        if wanted == watched || planted(Bug::WindowIsNotWatched) {
-            return;
-        }
         if wanted {
             control.intercepts_1 |= intercept;
             control.virtual_interrupt |= request;

@@ -71,6 +71,21 @@ impl Vcpu {
         Some(mode.wrap(self.vmcb.save.rip.wrapping_add(length)))
     }
 
+    /// The same for an instruction without prefixes in 64-bit code, which lies in the page that the guest fetched from last; `None` says nothing. For handlers that are
+    /// functions of their own: nothing in here is one that would have them keep registers.
+    #[inline(always)]
+    pub fn plain_next_rip(&self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
+        if self.features.contains(Features::NRIP_SAVE) {
+            return Some(self.vmcb.control.next_rip);
+        }
+        let save = &self.vmcb.save;
+        let address = Gva(save.rip);
+        let known = self.fetch.as_ref().filter(|known| known.page == address.page_base() && known.epoch == mmu.epoch())?;
+        let bytes = memory.view_frame(known.frame).load_unaligned(address.page_offset())?;
+        let length = opcode.plain_length(bytes)?;
+        (save.cs.attributes & self.long_attribute != 0).then(|| save.rip.wrapping_add(length))
+    }
+
     #[cold]
     fn length_with_prefixes(&mut self, opcode: Opcode, mmu: &ShadowMmu, memory: &GuestMemory) -> Option<u64> {
         crate::insn::length(opcode, self.code_mode().bits(), self.instruction(mmu, memory).as_slice())

@@ -36,10 +36,12 @@ impl Vcpu {
         self.follow_apic();
     }
 
-    /// The processor takes the interrupt that its APIC delivers.
-    pub(super) fn accept_local(&mut self, vector: u8) {
-        self.apic.accept(vector);
-        self.follow_apic();
+    /// Starts the APIC's timer at the guest's time `now`: the guest wrote the x2APIC's register for that.
+    #[inline]
+    pub(crate) fn start_timer(&mut self, count: u64, now: u64) -> Result<(), Refused> {
+        self.apic.write_initial_count(count, now)?;
+        self.attend_to(Attention::TIMER);
+        Ok(())
     }
 
     /// Ends the service of an interrupt: the guest wrote the x2APIC's register for that.
@@ -67,7 +69,7 @@ impl Vcpu {
     }
 
     /// Lets the APIC's timer take note of the time, and arms the host's for what it waits for next.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn serve_timer<H: Hw>(&mut self, cpu: &mut Cpu<H>) {
         if self.apic.timer_runs() {
             let now = self.guest_time(cpu.hw.tsc());
@@ -101,11 +103,13 @@ impl Vcpu {
     #[cold]
     fn look_at_timer<H: Hw>(&mut self, cpu: &mut Cpu<H>) -> Option<u64> {
         self.serve_timer(cpu);
-        let asleep = self.activity == Activity::Sleeps && !self.has_wake_event();
-        let until = self.wake_time().filter(|_| asleep);
-        if until.is_none() {
-            self.activity = Activity::Runs;
+        if self.activity == Activity::Sleeps
+            && !self.has_wake_event()
+            && let Some(until) = self.wake_time()
+        {
+            return Some(until);
         }
-        until
+        self.activity = Activity::Runs;
+        None
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     mem::Page,
     plant::{Bug, planted},
     shadow::{FlushDuty, Paging, PagingBits, Privilege, SmapCheck},
-    svm::{Clean, Features, Vmcb},
+    svm::{Clean, Features, Vmcb, attributes},
     x86::RFlags,
 };
 use alloc::sync::Arc;
@@ -51,6 +51,8 @@ pub struct Vcpu {
     control: ControlRegisters,
     /// What translations depend on, out of [`Vcpu::control`].
     paging: Paging,
+    /// The attribute of CS that makes code 64-bit code, in long mode; outside of it there is none.
+    long_attribute: u16,
     asid: AsidTag,
     /// A flush that is owed before the next entry.
     duty: FlushDuty,
@@ -168,6 +170,7 @@ impl Vcpu {
         }
         self.control = *control;
         self.paging = *paging;
+        self.long_attribute = if control.is_long() { attributes::LONG } else { 0 };
         let save = &mut self.vmcb.save;
         (save.cr0, save.cr4, save.efer) = (control.cr0, control.cr4_of_processor(), control.efer);
         if !planted(Bug::ControlRegistersStayClean) {

@@ -134,7 +134,7 @@ impl Vcpu {
     #[inline(always)]
     pub fn code_mode(&self) -> CodeMode {
         let cs = self.vmcb.save.cs.attributes;
-        if self.control.is_long() && cs & attributes::LONG != 0 {
+        if cs & self.long_attribute != 0 {
             CodeMode::Bits64
         } else if cs & attributes::DEFAULT_32 != 0 {
             CodeMode::Bits32

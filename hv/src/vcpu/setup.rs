@@ -199,6 +199,7 @@ impl Vcpu {
             force_due: true,
             control,
             paging: control.paging(),
+            long_attribute: 0,
             asid: AsidTag::default(),
             duty: FlushDuty::None,
             events: Events::new(),

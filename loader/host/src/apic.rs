@@ -213,8 +213,11 @@ pub(crate) fn wait_until(until: u64) {
         interrupts::enable_and_hlt();
     }
     timer.waiting.store(false, Relaxed);
-    timer.guest.store(armed, Relaxed);
-    timer.start(GUEST_TICKS);
+    // What it was armed for may have come, too, which hv finds out by itself.
+    timer.guest.store(if armed > until { armed } else { NEVER }, Relaxed);
+    if armed > until || timer.limit.load(Relaxed) != NEVER {
+        timer.start(GUEST_TICKS);
+    }
 }
 
 /// Handles the timer's interrupt.

@@ -99,9 +99,14 @@ struct Frame {
 }
 
 extern "sysv64" fn trap(frame: &Frame) {
+    // What comes by far the most often is a function without a stack frame.
+    if frame.vector == u64::from(TIMER) { apic::on_timer() } else { on_rare_trap(frame) }
+}
+
+#[cold]
+fn on_rare_trap(frame: &Frame) {
     match frame.vector {
         NMI => on_nmi(frame),
-        vector if vector == u64::from(TIMER) => apic::on_timer(),
         vector if vector == u64::from(SPURIOUS) => {}
         _ => report::fail(format_args!("{frame}")),
     }
