@@ -383,12 +383,22 @@ fn a_count_goes_on_when_the_counter_is_set() {
     apic.set(DIVIDE, BY_1);
     apic.set(LVT_TIMER, 0x40);
     apic.write_msr(INITIAL, 1000, 5000).unwrap();
-    apic.shift_time(0_u64.wrapping_sub(4000));
+    apic.set_time(5200, 1200);
     assert_eq!((apic.next_deadline(), apic.read_msr(CURRENT, 1200)), (Some(2000), Ok(800)));
     apic.set(LVT_TIMER, DEADLINE | 0x40);
     apic.set_tsc_deadline(7000);
-    apic.shift_time(6000);
+    apic.set_time(1200, 6900);
     assert_eq!(apic.next_deadline(), Some(7000), "a deadline is a value of the counter");
+}
+
+#[test]
+fn what_has_expired_is_not_lost_when_the_counter_is_set() {
+    let mut apic = x2apic();
+    apic.set(DIVIDE, BY_1);
+    apic.set(LVT_TIMER, 0x40);
+    apic.write_msr(INITIAL, 1000, 5000).unwrap();
+    apic.set_time(7000, 0);
+    assert_eq!((apic.take(), apic.next_deadline()), (Some(0x40), None));
 }
 
 #[test]

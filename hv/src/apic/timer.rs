@@ -113,10 +113,13 @@ impl Apic {
         }
     }
 
-    /// The time stamp counter was set to another value, `change` more than it was: a deadline is what it was, a count goes on.
-    pub fn shift_time(&mut self, change: u64) {
+    /// The time stamp counter was at `before` and is set to `now`: a deadline is what it was, a count goes on.
+    pub fn set_time(&mut self, before: u64, now: u64) {
+        // What has expired by now did so by the old time.
+        self.advance(before);
         if self.timer_runs() && self.timer_mode() != TimerMode::TscDeadline {
-            self.timer.deadline = self.timer.deadline.wrapping_add(change).min(NEVER - 1);
+            let left = self.timer.deadline - before;
+            self.timer.deadline = now.saturating_add(left).min(NEVER - 1);
         }
         self.retimed = true;
     }

@@ -123,9 +123,10 @@ impl Vcpu {
             msr::TSC_DEADLINE => self.change_apic(|apic| apic.set_tsc_deadline(value)),
             msr::TSC if planted(Bug::ClockCannotBeSet) => {}
             msr::TSC => {
-                let (before, offset) = (self.vmcb.control.tsc_offset, value.wrapping_sub(tsc()));
-                self.vmcb.control.tsc_offset = offset;
-                self.change_apic(|apic| apic.shift_time(offset.wrapping_sub(before)));
+                let now = tsc();
+                let before = self.guest_time(now);
+                self.vmcb.control.tsc_offset = value.wrapping_sub(now);
+                self.change_apic(|apic| apic.set_time(before, value));
                 self.changed.insert(Clean::INTERCEPTS);
             }
             msr::PAT if is_legal_pat(value) => save.g_pat = value,
