@@ -24,8 +24,6 @@ pub struct Row {
     pub floor: Option<&'static str>,
     /// KVM's figure for the same work, made by the same guest code where there is some.
     pub kvm: Option<&'static str>,
-    /// Why it misses its target, if it does.
-    pub missed: Option<&'static str>,
 }
 
 /// How a row is measured.
@@ -115,18 +113,10 @@ pub const ROWS: &[Row] = &[
     row("table/invlpg", Loop("invlpg", TIMES, &[(Rbx, PAGES)], Present)).target(300).kvm("f_invlpg"),
     row("cr3/switch-1", Loop("cr3_switch", TIMES, &[(Rbx, PAGES), (R8, ROOTS[0]), (R9, ROOTS[1])], Present))
         .target(600)
-        .kvm("f_cr3_switch_touch")
-        .missed("every load takes a new ASID and has the VMCB's forced bits written again"),
-    row("interrupt/inject-iret", Loop("irq_out", TIMES, &[], Present))
-        .target(230)
-        .exits(1.01)
-        .kvm("h_out_interrupt_iret")
-        .missed("most of it is leaving for the embedder and coming back"),
+        .kvm("f_cr3_switch_touch"),
+    row("interrupt/inject-iret", Loop("irq_out", TIMES, &[], Present)).target(230).exits(1.01).kvm("h_out_interrupt_iret"),
     row("apic/eoi-x2apic", exit("eoi")).target(150),
-    row("apic/timer-tick", Loop("timer_tick", TIMES, &[], Present))
-        .target(900)
-        .exits(3.01)
-        .missed("a WRMSR to the timer and the way through the host's own timer interrupt are not optimised yet"),
+    row("apic/timer-tick", Loop("timer_tick", TIMES, &[], Present)).target(900).exits(3.01),
     row("vm/alternate", Alternate).target(250),
     row("cold/64k", ColdStart("cold_64k", 2 << 20)).target(15_000).kvm("e_cold_64K_2M_other_vm_alive_total"),
     row("cold/1m", ColdStart("cold_1m", 16 << 20)).target(30_000).kvm("e_cold_1M_16M_other_vm_alive_total"),
@@ -140,7 +130,7 @@ pub const ROWS: &[Row] = &[
 pub const LEAN: [&str; 2] = ["exit/", "hypercall/"];
 
 const fn row(name: &'static str, how: How) -> Row {
-    Row { name, how, number: Number::Median, target: None, exits: None, floor: None, kvm: None, missed: None }
+    Row { name, how, number: Number::Median, target: None, exits: None, floor: None, kvm: None }
 }
 
 /// A loop in which each operation is an exit.
@@ -177,11 +167,6 @@ impl Row {
 
     const fn kvm(self, figure: &'static str) -> Self {
         Self { kvm: Some(figure), ..self }
-    }
-
-    /// Says why the row misses its target, as long as it does; a test demands that for every committed figure that misses one.
-    pub const fn missed(self, reason: &'static str) -> Self {
-        Self { missed: Some(reason), ..self }
     }
 
     /// Finds a row by its name.
