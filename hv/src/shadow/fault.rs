@@ -250,6 +250,10 @@ impl ShadowMmu {
         stale.and(owed)
     }
 
+    /// Stores the leaf of an access that is allowed, and tells what is owed for what it replaces.
+    ///
+    /// # Errors
+    /// [`Error::NoFrames`], [`Error::NoHeap`]: the reverse map has no room, and the leaf is not stored.
     fn set_leaf(
         &mut self,
         at: Leaf,

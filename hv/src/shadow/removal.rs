@@ -18,6 +18,7 @@ impl ShadowMmu {
         }
     }
 
+    /// Removes a leaf that the reverse map has no place for any more, if it still maps the frame `hpa`.
     #[cold]
     pub(super) fn remove_surplus(&mut self, leaf: Leaf, hpa: Hpa) -> FlushDuty {
         if !self.tables.maps(leaf, hpa) {

@@ -1,7 +1,7 @@
 //! The shadow MMU against a second opinion.
 //!
 //! [`oracle`] translates as the manual says, [`possible`] keeps what a processor may still know from before, [`machine`] is a guest on the model CPU whose every
-//! access is compared with both, [`layout`] is its memory, [`properties`] makes guests up at random, [`stories`] tells a few by hand, and
+//! access is compared with both (its `judge`), [`layout`] is where things lie in its memory, [`properties`] makes guests up at random, [`stories`] tells a few by hand, and
 //! [`planted`] shows that it would notice a bug.
 
 extern crate alloc;
