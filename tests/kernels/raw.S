@@ -16,6 +16,11 @@ start:
     mov $0x7000, %sp
     mov $hello, %si
     call print
+#ifdef RESET
+    mov $anew, %si              /* after the INIT below, which leaves memory as it is */
+    testw $1, %es:0x602
+    jnz finish
+#endif
 
     /* The timer's vector, and that of general protection faults. */
     movw $tick, %es:4 * TIMER
@@ -76,7 +81,17 @@ start:
     mov $7, %bx
     call wait
     mov $deadline, %si
+#ifdef RESET
+    call print
+    movw $1, %es:0x602
+    mov $0x830, %cx             /* INIT to processor 0 */
+    mov $0x4500, %eax
+    call write
+    mov $fault_text, %si
+#endif
 finish:
+    call print
+    mov $done, %si
     call print
     mov $42, %al
 leave:
@@ -138,7 +153,9 @@ hello: .asciz "hello from real mode\n"
 no_x2apic: .asciz "no x2apic\n"
 one_shot: .asciz "timer one-shot: ok\n"
 periodic: .asciz "timer periodic: ok\n"
-deadline: .asciz "timer deadline: ok\ndone\n"
+deadline: .asciz "timer deadline: ok\n"
+anew: .asciz "begins anew: ok\n"
+done: .asciz "done\n"
 fault_text: .asciz "general protection fault\n"
 
 #ifdef RESET

@@ -116,6 +116,11 @@ impl Apic {
         Self::new(0, Base::RESET)
     }
 
+    /// Forgets everything but its ID, where it is and which face it shows: INIT (APM vol. 2, 16.3.2).
+    pub fn init(&mut self) {
+        *self = Self::new(self.id, self.base);
+    }
+
     /// Which face the APIC shows.
     #[inline]
     pub const fn mode(&self) -> Mode {

@@ -1,6 +1,6 @@
 //! Accesses to the local APIC that exit: writes of x2APIC MSRs (APM vol. 2, 16.11), and the xAPIC page (16.3.2).
 
-use super::{Context, Next, Stop, inject, mmio, shutdown, unhandled};
+use super::{Context, Next, Stop, init, inject, mmio, unhandled};
 use crate::{
     addr::Gpa,
     apic::{MSR_FIRST, MSR_LAST, Message, PAGE_BYTES, Refused},
@@ -43,7 +43,7 @@ pub(super) fn is_register(vcpu: &Vcpu) -> bool {
 
 /// Carries out a WRMSR of a register of the x2APIC.
 #[inline(never)]
-pub(super) fn write_msr(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
+pub(super) fn write_msr(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
     if vcpu.registers().0[RCX] as u32 == INITIAL_COUNT
         && let Some(next) = vcpu.plain_next_rip(Opcode::WRMSR, mmu, memory)
     {
@@ -63,16 +63,17 @@ fn written(vcpu: &Vcpu) -> u64 {
 }
 
 #[cold]
-fn write_any_msr(vcpu: &mut Vcpu, mmu: &ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
+fn write_any_msr(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &GuestMemory, hw: &dyn Hw) -> Next {
     let Some(next) = vcpu.next_rip(Opcode::WRMSR, mmu, memory) else {
         return unhandled(vcpu);
     };
     let (index, value) = (vcpu.registers().0[RCX] as u32, written(vcpu));
     let now = vcpu.guest_time(hw.tsc());
     match vcpu.change_apic(|apic| apic.write_msr(index, value, now)) {
+        Ok(Some(Message::Init)) => init::handle(vcpu, mmu),
         Ok(message) => {
             vcpu.retire_to(next);
-            receive(vcpu, message)
+            receive(vcpu, mmu, message)
         }
         Err(Refused) => inject(vcpu, Exception::GP0),
     }
@@ -110,7 +111,7 @@ fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
         }
         Way::Write if transfer.bytes == 4 => {
             let message = context.vcpu.change_apic(|apic| apic.write_page(offset, transfer.value() as u32, now));
-            receive(context.vcpu, message)
+            receive(context.vcpu, context.mmu, message)
         }
         Way::Write => Next::Continue(()),
     })
@@ -118,11 +119,10 @@ fn serve_page(context: &mut Context<'_>, transfer: &Transfer) -> Option<Next> {
 
 /// Lets the processor receive what it has sent itself.
 #[inline]
-fn receive(vcpu: &mut Vcpu, message: Option<Message>) -> Next {
+fn receive(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, message: Option<Message>) -> Next {
     match message {
         Some(Message::Nmi) => vcpu.inject_nmi(),
-        // A machine with one processor has nobody who would start it up again.
-        Some(Message::Init) => return Next::Break(shutdown::stop(vcpu)),
+        Some(Message::Init) => return init::handle(vcpu, mmu),
         // A processor that runs is not waiting for it.
         Some(Message::StartUp(_)) | None => {}
     }

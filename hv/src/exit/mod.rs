@@ -12,6 +12,7 @@ mod exception;
 mod halt;
 mod hypercall;
 mod icebp;
+mod init;
 mod interrupt;
 mod invalid;
 mod invlpg;

@@ -372,6 +372,14 @@ impl Vcpu {
         self.force_due = true;
     }
 
+    /// Forgets what waits and what is under way, and ends the blocking of NMIs.
+    pub(super) fn forget_events(&mut self) {
+        self.watch_window(false);
+        self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
+        self.change_forced(Clean::INTERCEPTS);
+        self.events = Events { attention: Attention::TIMER, ..Events::new() };
+    }
+
     fn block_nmis(&mut self) {
         if planted(Bug::NmisStayOpen) {
             return;

@@ -184,9 +184,9 @@ impl Vcpu {
                 save.rip = ip.into();
             }
             EntryState::Reset => {
-                let base = if planted(Bug::ResetBaseIsLow) { 0xf_0000 } else { 0xffff_0000 };
-                real_segments(save, Segment { selector: 0xf000, base, ..REAL_CODE });
-                save.rip = 0xfff0;
+                let base = if planted(Bug::ResetBaseIsLow) { 0xf_0000 } else { RESET_CODE.base };
+                real_segments(save, Segment { base, ..RESET_CODE });
+                save.rip = RESET_RIP;
                 registers.0[RDX] = SIGNATURE;
             }
         }
@@ -218,7 +218,30 @@ impl Vcpu {
     }
 }
 
+impl Vcpu {
+    /// Sets what INIT sets beside the control registers (APM vol. 2, table 14-1).
+    pub(crate) fn begin_anew(&mut self) {
+        self.registers = Registers::default();
+        self.registers.0[RDX] = SIGNATURE;
+        let save = &mut self.vmcb.save;
+        (save.rax, save.rsp, save.rip, save.rflags, save.cr2) = (0, 0, RESET_RIP, RFLAGS, 0);
+        (save.dr6, save.dr7) = (DR6_RESET, DR7_RESET);
+        real_segments(save, RESET_CODE);
+        save.cpl = 0;
+        self.vmcb.control.interrupt_shadow = 0;
+        self.breakpoints = [0; 4];
+        self.activity = Activity::Runs;
+        self.changed = Clean::all();
+        self.change_apic(Apic::init);
+        self.forget_events();
+    }
+}
+
 const REAL_CODE: Segment = Segment { selector: 0, attributes: attributes::CODE_16, limit: REAL_LIMIT, base: 0 };
+
+/// The reset vector is 16 bytes below 4 GiB.
+const RESET_CODE: Segment = Segment { selector: 0xf000, base: 0xffff_0000, ..REAL_CODE };
+const RESET_RIP: u64 = 0xfff0;
 
 /// Flat segments with these attributes for code.
 fn protected_segments(save: &mut SaveArea, code: u16) {

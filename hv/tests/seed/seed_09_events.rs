@@ -4,13 +4,14 @@ use crate::stage::{CODE, LONG, Stage, leave};
 use hv::{
     Stop,
     addr::Gva,
-    svm::{Event, ExitCode, Vmcb},
+    svm::{Event, ExitCode, Intercepts1, Vmcb},
     vcpu::Raised,
     x86::{Exception, Vector},
 };
 
 /// The tests of this section.
 pub const TESTS: &[fn()] = &[
+    an_init_begins_anew,
     exceptions_carry_their_codes,
     the_highest_vector_goes_first,
     the_task_priority_holds_back,
@@ -244,4 +245,29 @@ fn hlt_is_ended_by_what_can_be_taken() {
     assert_eq!(stage.execute(&[0xf4], ExitCode::HLT), Stop::Halt);
     stage.vm.vcpu_mut().inject_nmi();
     assert_eq!(injected(&enter(&mut stage)), Some(Event::Nmi));
+}
+
+#[test]
+fn an_init_begins_anew() {
+    let mut stage = Stage::new(&LONG);
+    for (index, value) in [(0x1b, 0xfee0_0d00), (0x80f, 0x1ff)] {
+        assert_eq!(stage.wrmsr(index, value), None);
+    }
+    stage.vm.vcpu_mut().set_debug_register(3, 0x1234).unwrap();
+    stage.vm.vcpu_mut().set_debug_register(7, 0x80).unwrap();
+    stage.vm.vcpu_mut().inject_interrupt(0x50);
+    stage.vm.vcpu_mut().inject_nmi();
+    // INIT to processor 0, by the interrupt command register.
+    assert_eq!(stage.wrmsr(0x830, 0x4500), None);
+    let entered = stage.entered();
+    let save = &entered.save;
+    assert_eq!((save.cs.selector, save.cs.base, save.rip, save.rflags), (0xf000, 0xffff_0000, 0xfff0, 2));
+    assert_eq!((save.rax, save.rsp, save.cpl, save.dr6, save.dr7), (0, 0, 0, 0xffff_0ff0, 0x400));
+    let control = stage.vm.vcpu().control();
+    assert_eq!((control.cr0, control.cr3, control.cr4, control.efer), (0x10, 0, 0, 0), "caching stays as it was");
+    assert_eq!(stage.vm.vcpu().debug_register(3), 0);
+    let watched = entered.control.intercepts_1 & (Intercepts1::VINTR | Intercepts1::IRET).bits();
+    assert_eq!((entered.control.event_injection, watched), (0, 0), "nothing waits");
+    assert_eq!(stage.vm.vcpu().apic().base(), 0xfee0_0d00);
+    stage.close();
 }
