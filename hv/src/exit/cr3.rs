@@ -30,7 +30,7 @@ fn switch(vcpu: &mut Vcpu, mmu: &mut ShadowMmu, memory: &GuestMemory) -> Option<
     }
     let duty = mmu.load_recent_root(&vcpu.paging().with_cr3(cr3))?;
     vcpu.owe(duty);
-    vcpu.switch_tables(cr3, mmu.root());
+    vcpu.set_tables(cr3);
     vcpu.retire_to(vcpu.rip().wrapping_add(length));
     Some(())
 }

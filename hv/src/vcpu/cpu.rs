@@ -66,7 +66,7 @@ pub struct Cpu<H: Hw> {
     /// Where the host's registers are saved that VMRUN does not.
     pub(super) host_area: Hpa,
     pub(super) asids: AsidPool,
-    pub(super) number: u16,
+    pub(super) number: u32,
     pub(super) fpu_owner: Weak<FpuState>,
     pub(super) counters: Counters,
     pub(super) features: Features,
@@ -106,7 +106,7 @@ impl<H: Hw> Cpu<H> {
             hw,
             host_area: host_area.hpa(),
             asids,
-            number,
+            number: number.into(),
             fpu_owner: Weak::new(),
             counters,
             features,

@@ -54,7 +54,7 @@ impl Vcpu {
         }
         let (vmcb_at, host_area) = (self.vmcb_at, cpu.host_area);
         // SAFETY: what a guest can reach, and why that is its own:
-        // 1. Memory: CR3 is the root of this VM's shadow tables. Every leaf there was made by `shadow::leaf::to` from a `GuestFrame`, which only this VM's
+        // 1. Memory: CR3 is the root of this VM's shadow tables, which `discharge` wrote when it changed last. Every leaf there was made by `shadow::leaf::to` from a `GuestFrame`, which only this VM's
         //    memory gives out; tables and frames that left use are in quarantine until the duty above was discharged, and carry no guest cache bits.
         // 2. Modes: paging and write protection are on, EFER and CR4 hold only allowed bits; 3. the intercept floor stands, nested paging, LBR and VMLOAD
         //    virtualisation are off; 4. the permission maps are those of `hypervisor`, immutable, and kept by it. `Vmcb::force` wrote 2 to 4 after the last
@@ -140,6 +140,12 @@ impl Vcpu {
                 self.changed |= if is_in_cache { Clean::ASID } else { Clean::all() };
                 self.changed.set(Clean::ASID, !planted(Bug::AsidStaysClean));
             }
+        }
+        // With every change of the root comes a flush.
+        let root = mmu.root().0;
+        if self.vmcb.save.cr3 != root {
+            self.vmcb.save.cr3 = root;
+            self.changed.insert(Clean::CONTROL_REGISTERS);
         }
         self.duty = FlushDuty::None;
         mmu.discharged();

@@ -67,7 +67,7 @@ impl<H: Hw> Cpu<H> {
     /// Whether a virtual CPU ran here last: its registers are in this CPU.
     #[inline]
     pub(super) fn holds(&self, fpu: &FpuState) -> bool {
-        fpu.holder.load(Relaxed) == u32::from(self.number)
+        fpu.holder.load(Relaxed) == self.number
     }
 
     /// Makes `fpu` the owner of the FPU registers of this CPU.
@@ -93,7 +93,7 @@ impl<H: Hw> Cpu<H> {
                 unsafe { self.hw.switch_fpu(None, new.view()) };
             }
         }
-        fpu.holder.store(self.number.into(), Relaxed);
+        fpu.holder.store(self.number, Relaxed);
         self.fpu_owner = Arc::downgrade(fpu);
         Ok(())
     }

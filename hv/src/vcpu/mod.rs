@@ -45,7 +45,7 @@ pub struct Vcpu {
     registers: Registers,
     /// Groups of the VMCB that have changed since the last entry; the others are said to be clean.
     changed: Clean,
-    /// Something has changed that [`Vmcb::force`] writes, and it has to write again.
+    /// Something has changed that [`Vmcb::force`] writes, and it has to write again. The group of what changed is in `changed`.
     force_due: bool,
     /// Control registers as the guest sees them; the VMCB holds the shadow root and forced bits.
     control: ControlRegisters,
@@ -179,13 +179,11 @@ impl Vcpu {
         self.force_due = true;
     }
 
-    /// Sets CR3 in long mode; `root` is the shadow table that belongs to it.
+    /// Sets CR3 in long mode, whose shadow tables are loaded. The processor's follows when the flush is discharged that this owes.
     #[inline]
-    pub(crate) fn switch_tables(&mut self, cr3: u64, root: Hpa) {
+    pub(crate) const fn set_tables(&mut self, cr3: u64) {
         self.control.cr3 = cr3;
         self.paging = self.paging.with_cr3(cr3);
-        self.vmcb.save.cr3 = root.0;
-        self.changed.insert(Clean::CONTROL_REGISTERS);
     }
 
     /// What the processor offers that it ran on last.

@@ -25,9 +25,9 @@ const ON: u32 = 1 << 8;
 /// The timer counts at the APIC's own speed.
 const DIVIDE_BY_1: u32 = 0b1011;
 /// How soon the timer comes again when the limit has passed, in its ticks.
-const NAG_TICKS: u64 = 1_000_000;
+const NAG_TICKS: u32 = 1_000_000;
 /// How soon the timer comes for a guest that runs, at the soonest, in its ticks: time for the guest to get on, and for the host to do its work.
-const GUEST_TICKS: u64 = 2_000;
+const GUEST_TICKS: u32 = 2_000;
 /// From this count on, the timer comes a little early and is started again: it was measured with less precision.
 const LONG_TICKS: u64 = 1 << 20;
 /// What of a long count is left out at first, as a shift.
@@ -99,19 +99,25 @@ impl Timer {
     }
 
     /// Starts the count-down to the nearer of its times, or as much of it as the counter holds; for the guest it is at least `guest_ticks`.
-    fn start(&self, guest_ticks: u64) {
+    fn start(&self, guest_ticks: u32) {
         let (limit, guest) = (self.limit.load(Relaxed), self.guest.load(Relaxed));
         let (time, least) = if guest <= limit { (guest, guest_ticks) } else { (limit, NAG_TICKS) };
         // 0 stops the timer.
-        Register::InitialCount.write(if time == NEVER { 0 } else { self.count_to(time).clamp(least, u32::MAX.into()) as u32 });
+        Register::InitialCount.write(if time == NEVER { 0 } else { self.count_to(time).max(least) });
     }
 
     /// What is left until a time, in timer ticks; a little less where that is long.
-    fn count_to(&self, time: u64) -> u64 {
+    fn count_to(&self, time: u64) -> u32 {
         let ticks = time.saturating_sub(clock::now());
         let ticks = ((u128::from(ticks) * u128::from(self.ratio.load(Relaxed))) >> 32) as u64;
-        if ticks > LONG_TICKS { ticks - (ticks >> EARLY_SHIFT) } else { ticks }
+        if ticks > LONG_TICKS { long_count(ticks) } else { ticks as u32 }
     }
+}
+
+/// What to count of that many ticks at first.
+#[cold]
+fn long_count(ticks: u64) -> u32 {
+    u32::try_from(ticks - (ticks >> EARLY_SHIFT)).unwrap_or(u32::MAX)
 }
 
 /// Why the local APIC cannot be used.
