@@ -1,16 +1,10 @@
-//! Events: what is raised for a guest, what an exit cut short, what waits, and what of it the next entry delivers (APM vol. 2, 15.17 and 15.20 to 15.21).
-//!
-//! Everything is delivered by EVENTINJ. V_IRQ is used only to be told, by the VINTR exit, that the guest could take an interrupt now: QEMU 7.2 misreports
-//! an interrupt whose delivery by V_IRQ faults.
+//! Events: what is raised for a guest, what an exit cut short, what waits (APM vol. 2, 15.17 and 15.20 to 15.21).
 
 use super::Vcpu;
 use crate::{
     addr::Gva,
     plant::{Bug, planted},
-    svm::{
-        Clean, Event, Intercepts1,
-        virtual_interrupt::{V_IGN_TPR, V_IRQ},
-    },
+    svm::{Clean, Event, Intercepts1},
     x86::{Combined, Exception, RFlags, Vector, VectorSet, combine},
 };
 use bitflags::bitflags;
@@ -56,7 +50,7 @@ pub enum Ready {
 
 /// Whether the guest takes non-maskable interrupts (APM vol. 2, 8.2.3: not from one's delivery until IRET).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Nmis {
+pub(super) enum Nmis {
     Open,
     Blocked,
     /// The IRET at this RIP is about to end the blocking.
@@ -65,7 +59,7 @@ enum Nmis {
 
 /// Whether the instruction that ends NMI blocking is executed by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+pub(super) enum Step {
     No,
     /// RFLAGS.TF was set for it, by hv.
     Single,
@@ -90,20 +84,20 @@ bitflags! {
 
 /// The events of a virtual CPU.
 pub(super) struct Events {
-    attention: Attention,
+    pub(super) attention: Attention,
     /// The event that is under way, as EVENTINJ encodes it: an exception, or what an exit cut short.
-    under_way: u64,
+    pub(super) under_way: u64,
     /// Vectors that the embedder has injected.
-    queue: VectorSet,
+    pub(super) queue: VectorSet,
     /// The vector that the local APIC would deliver, above the task priority; 0 is none.
-    local: u8,
-    nmi: bool,
-    nmis: Nmis,
-    step: Step,
+    pub(super) local: u8,
+    pub(super) nmi: bool,
+    pub(super) nmis: Nmis,
+    pub(super) step: Step,
     /// The embedder wants to be told when the guest could take an interrupt.
-    window_wanted: bool,
+    pub(super) window_wanted: bool,
     /// The processor exits when the guest could take an interrupt.
-    window_watched: bool,
+    pub(super) window_watched: bool,
     /// The last exception that hv raised: what a shutdown is reported with.
     last_raised: Option<(Exception, Gva)>,
 }
@@ -126,7 +120,7 @@ impl Events {
 
     /// The highest vector of the queue, if it is above the task priority; priority is the vector's upper half (APM vol. 2, 15.21.2). 0 is none.
     #[inline]
-    fn queued(&self, cr8: u8) -> u8 {
+    pub(super) fn queued(&self, cr8: u8) -> u8 {
         let vector = self.queue.highest();
         if vector >> 4 > cr8 || planted(Bug::TaskPriorityIsIgnored) { vector } else { 0 }
     }
@@ -183,7 +177,7 @@ impl Vcpu {
     }
 
     #[inline]
-    fn can_interrupt(&self) -> bool {
+    pub(super) fn can_interrupt(&self) -> bool {
         let shadow = self.vmcb.control.interrupt_shadow & 1 != 0 && !planted(Bug::ShadowIsIgnored);
         self.interrupts_enabled() && !shadow
     }
@@ -206,118 +200,9 @@ impl Vcpu {
         core::mem::replace(&mut self.events.attention, Attention::empty())
     }
 
-    /// Decides what the next entry delivers, and which windows it watches for. What is under way goes first, then NMI, then the highest interrupt (APM
-    /// vol. 2, table 8-9).
-    pub(super) fn prepare_events(&mut self, attention: Attention) {
-        let under_way = attention.contains(Attention::UNDER_WAY);
-        if attention.contains(Attention::OTHERS) {
-            self.follow_iret();
-            if !under_way && !self.deliver_nmi() {
-                self.deliver_interrupt();
-            }
-            self.watch_for_all();
-        } else if attention.contains(Attention::INTERRUPTS) {
-            if !under_way {
-                self.deliver_interrupt();
-            }
-            self.watch_for_interrupts();
-        }
-        if under_way {
-            self.deliver_under_way();
-        }
-    }
-
-    #[inline]
-    pub(super) fn deliver_under_way(&mut self) {
-        self.vmcb.control.event_injection = self.events.under_way;
-    }
-
-    /// Delivers an interrupt where nothing else waits.
-    #[inline]
-    pub(super) fn prepare_interrupts(&mut self) {
-        if self.events.local != 0 {
-            return self.prepare_local();
-        }
-        self.deliver_queued();
-        self.watch_for_interrupts();
-    }
-
-    #[inline(never)]
-    fn prepare_local(&mut self) {
-        self.deliver_local_or_queued();
-        self.watch_for_interrupts();
-    }
-
-    /// Has the next entry look again, and the processor tell when an interrupt can be taken, if one waits.
-    #[inline]
-    fn watch_for_interrupts(&mut self) {
-        let waits = self.has_interrupt();
-        self.events.attention = if waits { Attention::INTERRUPTS } else { Attention::empty() };
-        self.watch_window(waits);
-    }
-
-    /// The same for all that can wait.
-    fn watch_for_all(&mut self) {
-        self.watch_for_interrupts();
-        let Events { nmi, nmis, window_wanted, .. } = self.events;
-        if window_wanted {
-            self.watch_window(true);
-        }
-        if nmi && matches!(nmis, Nmis::EndingAt(_)) {
-            self.events.step = Step::Single;
-            self.vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
-        }
-        if nmi || window_wanted || nmis != Nmis::Open {
-            self.attend_to(Attention::OTHERS);
-        }
-    }
-
-    /// Delivers an NMI, if one waits and can be taken.
-    fn deliver_nmi(&mut self) -> bool {
-        let delivers = self.events.nmi && self.events.nmis == Nmis::Open && self.vmcb.control.interrupt_shadow & 1 == 0;
-        if delivers {
-            self.events.nmi = false;
-            self.block_nmis();
-            self.vmcb.control.event_injection = Event::Nmi.encode();
-        }
-        delivers
-    }
-
-    /// Delivers the highest interrupt, of the embedder's queue or of the local APIC, if one waits and can be taken.
-    fn deliver_interrupt(&mut self) {
-        if self.events.local != 0 { self.deliver_local_or_queued() } else { self.deliver_queued() }
-    }
-
-    /// The same where the APIC has none.
-    #[inline]
-    fn deliver_queued(&mut self) {
-        let vector = self.events.queued(self.control.cr8);
-        if vector != 0 && self.can_interrupt() {
-            self.vmcb.control.event_injection = Event::encode_interrupt(vector);
-            self.events.queue.remove_highest();
-        }
-    }
-
-    /// The same where the APIC has one; one that both have is the APIC's first.
-    #[inline]
-    fn deliver_local_or_queued(&mut self) {
-        if !self.can_interrupt() {
-            return;
-        }
-        let (local, queued) = (self.events.local, self.events.queued(self.control.cr8));
-        self.vmcb.control.event_injection = Event::encode_interrupt(local.max(queued));
-        if queued > local {
-            self.events.queue.remove_highest();
-        } else {
-            self.apic.accept();
-            // No other is deliverable now.
-            self.events.local = 0;
-        }
-    }
-
     /// Whether a vector above the task priority waits, in the embedder's queue or in the local APIC.
     #[inline]
-    fn has_interrupt(&self) -> bool {
+    pub(super) fn has_interrupt(&self) -> bool {
         self.events.local != 0 || self.events.queued(self.control.cr8) != 0
     }
 
@@ -336,38 +221,8 @@ impl Vcpu {
         self.interrupts_enabled()
     }
 
-    /// Has the processor exit when the guest could take an interrupt, or no longer.
-    #[inline]
-    fn watch_window(&mut self, wanted: bool) {
-        if wanted != self.events.window_watched && !planted(Bug::WindowIsNotWatched) {
-            self.change_window(wanted);
-        }
-    }
-
-    #[cold]
-    fn change_window(&mut self, wanted: bool) {
-        self.events.window_watched = wanted;
-        let control = &mut self.vmcb.control;
-        let (intercept, request) = (Intercepts1::VINTR.bits(), V_IRQ | V_IGN_TPR);
-        if wanted {
-            control.intercepts_1 |= intercept;
-            control.virtual_interrupt |= request;
-        } else {
-            control.intercepts_1 &= !intercept;
-            control.virtual_interrupt &= !request;
-        }
-        self.change_forced(Clean::INTERCEPTS | Clean::INTERRUPT);
-    }
-
-    /// The guest could take an interrupt now (VINTR exit). Tells whether the embedder wanted to know.
-    pub(crate) fn open_window(&mut self) -> bool {
-        self.watch_window(false);
-        self.attend_to(Attention::INTERRUPTS);
-        core::mem::take(&mut self.events.window_wanted)
-    }
-
     /// Takes note of a change to what is forced.
-    fn change_forced(&mut self, groups: Clean) {
+    pub(super) fn change_forced(&mut self, groups: Clean) {
         self.changed.insert(groups);
         self.force_due = true;
     }
@@ -378,41 +233,6 @@ impl Vcpu {
         self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
         self.change_forced(Clean::INTERCEPTS);
         self.events = Events { attention: Attention::TIMER, ..Events::new() };
-    }
-
-    fn block_nmis(&mut self) {
-        if planted(Bug::NmisStayOpen) {
-            return;
-        }
-        self.events.nmis = Nmis::Blocked;
-        self.vmcb.control.intercepts_1 |= Intercepts1::IRET.bits();
-        self.change_forced(Clean::INTERCEPTS);
-    }
-
-    /// The guest is about to execute the IRET that ends NMI blocking.
-    pub(crate) fn begin_iret(&mut self) {
-        self.events.nmis = Nmis::EndingAt(self.vmcb.save.rip);
-        self.attend_to(Attention::OTHERS);
-        self.vmcb.control.intercepts_1 &= !Intercepts1::IRET.bits();
-        self.change_forced(Clean::INTERCEPTS);
-    }
-
-    /// Takes note of an IRET that has been executed by now.
-    fn follow_iret(&mut self) {
-        let Nmis::EndingAt(rip) = self.events.nmis else { return };
-        if self.vmcb.save.rip != rip {
-            self.events.nmis = Nmis::Open;
-        } else if self.events.step == Step::Single {
-            self.vmcb.save.rflags &= !RFlags::TRAP_FLAG.bits();
-            self.events.step = Step::No;
-        }
-    }
-
-    /// Whether a debug exception is nothing but the end of an instruction that hv has stepped over.
-    pub(crate) fn ends_step(&mut self) -> bool {
-        let stepped = self.events.step == Step::Single;
-        self.events.step = Step::No;
-        stepped && self.vmcb.save.rflags & RFlags::TRAP_FLAG.bits() == 0
     }
 
     /// Takes over the event whose delivery the last exit cut short, as EXITINTINFO names it, to be delivered again.

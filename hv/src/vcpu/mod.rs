@@ -4,6 +4,7 @@ mod asid;
 mod control;
 mod cpu;
 mod debug;
+mod delivery;
 mod entry;
 mod events;
 mod fetch;
