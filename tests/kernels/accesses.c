@@ -4,6 +4,8 @@
 
 /* Where the device has the guest's memory once more (`wire::devices::MIRROR`). */
 #define MIRROR (1ull << 38)
+/* And once more, for real mode (`wire::devices::LOW_MIRROR`). */
+#define LOW_MIRROR 0x80000000
 /* The offset of two pages in DS, and the same in ES; behind them is nothing. */
 #define WINDOW 0x2000
 #define WINDOW_BYTES 0x2000
@@ -46,17 +48,21 @@ static u32 next(void) {
 }
 static u32 below(u32 end) { return (next() >> 8) % end; }
 
-/* An offset in the window: across its pages, at its end, anywhere. */
-static u32 offset(void) {
+/* An offset in the window: across its pages, at its end, anywhere. Behind the end is no page; real mode has none that could be missing. */
+static u32 offset(enum mode mode) {
     switch (below(4)) {
     case 0: return WINDOW + 0x1000 - below(5);
-    case 1: return WINDOW + WINDOW_BYTES - 1 - below(6);
+    case 1: return WINDOW + WINDOW_BYTES - (mode == REAL ? 64 : 1) - below(6);
     default: return WINDOW + 64 + below(WINDOW_BYTES - 128);
     }
 }
 
+enum place { MEMORY, DEVICE };
+
 /* Leads the window to frames, or to the device that mirrors them; fills them. */
-static void lead(u64 base, u32 frames, u32 seed) {
+static void lead(enum mode mode, enum place place, u32 frames, u32 seed) {
+    u64 base = place == DEVICE ? MIRROR : 0;
+    if (mode == REAL) real_segments((place == DEVICE ? LOW_MIRROR : 0) + frames - WINDOW, 0xffff);
     for (u32 n = 0; n < 2; n++) {
         u64 entry = (base + frames + (n << 12)) | 0x67;
         table[((DATA + WINDOW) >> 12) + n] = table[((EXTRA + WINDOW) >> 12) + n] = entry;
@@ -97,7 +103,7 @@ void accesses(enum mode mode, u32 cases) {
     for (u32 n = 0; n < INSTRUCTIONS; n++) reached[n] = 0;
     table[(DATA + WINDOW + WINDOW_BYTES) >> 12] = table[(EXTRA + WINDOW + WINDOW_BYTES) >> 12] = 0;
     for (u32 n = 0; n < cases; n++) {
-        u32 which = below(INSTRUCTIONS), length = 0, seed = next(), operand = offset();
+        u32 which = below(INSTRUCTIONS), length = 0, seed = next(), operand = offset(mode);
         const struct instruction *of = &instructions[which];
         u8 bytes[8];
         int string = of->random_register == 2;
@@ -111,13 +117,13 @@ void accesses(enum mode mode, u32 cases) {
         bytes[length++] = of->bytes[0];
         if (!string) bytes[length++] = of->bytes[1] | reg << 3;
         if (of->immediate) bytes[length++] = (u8)next();
-        struct frame frame = {.eax = next(), .edx = next(), .ebp = next(), .ecx = string ? below(5) : next(), .esi = offset(), .ebx = operand, .edi = operand,
+        struct frame frame = {.eax = next(), .edx = next(), .ebp = next(), .ecx = string ? below(5) : next(), .esi = offset(mode), .ebx = operand, .edi = operand,
                               .eflags = next() & (ALL | (string ? DOWN : 0))};
-        lead(0, REAL_FRAMES, seed);
+        lead(mode, MEMORY, REAL_FRAMES, seed);
         run(mode, bytes, length, frame);
         struct trap real = end;
         u32 real_cr2 = end_cr2;
-        lead(MIRROR, OUR_FRAMES, seed);
+        lead(mode, DEVICE, OUR_FRAMES, seed);
         run(mode, bytes, length, frame);
         faults += real.vector != UD, reached[which]++;
         if (!agree(mode, &real, real_cr2, of->undefined)) {
@@ -127,6 +133,7 @@ void accesses(enum mode mode, u32 cases) {
             leave(1);
         }
     }
+    real_segments(0, 0);
     for (u32 n = 0; n < 3; n++) {
         u32 pages[] = {DATA + WINDOW, DATA + WINDOW + 0x1000, DATA + WINDOW + 0x2000};
         table[pages[n] >> 12] = pages[n] | 7, table[(pages[n] + EXTRA - DATA) >> 12] = (pages[n] + EXTRA - DATA) | 7;

@@ -6,6 +6,9 @@
 #define FLAT_DATA 0x10
 #define SMALL_CODE 0x18
 #define SMALL_DATA 0x20
+#define DATA_1 0x43
+#define DATA_2 0x4b
+#define KEEPS_SEGMENTS (REAL_REGISTERS + 44)
 /* Where a label of the stub is once that was copied. */
 #define IN_STUB(label) (REAL_STUB + (label) - real_stub)
 
@@ -65,7 +68,8 @@ mode_trap:
     push %esp
     call took_trap
 
-/* enter_real(): to real mode and back, with what stands at REAL_REGISTERS: what POPA takes, then FS, ES, DS, two bytes, EFLAGS. */
+/* enter_real(): to real mode and back, with what stands at REAL_REGISTERS: what POPA takes, then FS, ES, DS, SS, EFLAGS, and whether DS and ES keep what
+   protected mode loaded, with bases and limits of its descriptors. */
     .globl enter_real
 enter_real:
     push %ebx
@@ -88,19 +92,28 @@ real_stub:
     mov %ax, %fs
     mov %ax, %ss
     lidtl IN_STUB(real_pointer)
-    mov %cr0, %eax
+    cmpw $0, KEEPS_SEGMENTS
+    je 1f
+    mov $DATA_2, %ax
+    mov %ax, %es
+    mov $DATA_1, %ax
+    mov %ax, %ds
+1:  mov %cr0, %eax
     and $0xfe, %al
     mov %eax, %cr0
     ljmp $0, $IN_STUB(1f)
 1:  xor %ax, %ax
-    mov %ax, %ds
     mov %ax, %ss
     mov $REAL_REGISTERS, %sp
     popal
     pop %fs
+    cmpw $0, %ss:KEEPS_SEGMENTS
+    jne 1f
     pop %es
     pop %ds
-    pop %ss
+    jmp 2f
+1:  add $4, %sp
+2:  pop %ss
     popfl
     ljmp $CODE_SEGMENT, $0
 
@@ -116,9 +129,7 @@ real_traps:
 real_trap:
     cld
     pushal
-    xor %ax, %ax
-    mov %ax, %ds
-    mov %sp, IN_STUB(real_stack)
+    mov %sp, %ss:IN_STUB(real_stack)
     mov %cr0, %eax
     or $1, %al
     mov %eax, %cr0

@@ -20,6 +20,7 @@ static struct __attribute__((packed)) { u32 link, esp0, ss0, rest[22]; u16 trap,
 static struct __attribute__((packed)) pointer { u16 limit; u32 base; } pointer;
 static u8 trap_stack[4096] __attribute__((aligned(16)));
 static struct { u32 room[64]; struct frame frame; } start;
+static int keeps_segments;
 struct trap end;
 u32 end_cr2;
 
@@ -38,6 +39,12 @@ void data_segments(u32 limit, u32 kind) {
     gdt[8] = segment(DATA, limit, kind);
     gdt[9] = segment(EXTRA, limit, kind);
     gdt[10] = segment(OTHER, limit, kind);
+}
+
+void real_segments(u32 base, u32 limit) {
+    keeps_segments = limit != 0;
+    gdt[8] = gdt[9] = segment(base, limit, 0x0f3);
+    if (!keeps_segments) data_segments(0xfffff, 0xcf3);
 }
 
 void flush(void) { __asm__ volatile("mov %%cr3, %%eax; mov %%eax, %%cr3" : : : "eax", "memory"); }
@@ -83,12 +90,12 @@ int is_small(enum mode mode) { return mode == REAL || mode == SMALL || mode == V
 static void run_real(const struct frame *frame) {
     volatile u32 *registers = (volatile u32 *)at(REAL_REGISTERS);
     for (u32 n = 0; n < 8; n++) registers[n] = (&frame->edi)[n];
-    registers[8] = OTHER >> 4 | EXTRA << 12, registers[9] = DATA >> 4, registers[10] = frame->eflags;
+    registers[8] = OTHER >> 4 | EXTRA << 12, registers[9] = DATA >> 4, registers[10] = frame->eflags, registers[11] = keeps_segments;
     enter_real();
     load_idt();
     const volatile u32 *stack = (const volatile u32 *)at(*(volatile u16 *)at(REAL_STUB + (u32)(real_stack - real_stub)));
     for (u32 n = 0; n < 8; n++) (&end.edi)[n] = stack[n];
-    end.vector = stack[8] & 0xffff, end.eip = stack[8] >> 16, end.code = 0;
+    end.vector = stack[8] & 0xffff, end.eip = stack[8] >> 16, end.eflags = stack[9] >> 16, end.code = 0;
 }
 
 /* Runs an instruction in a mode; what came of it is in `end`, with EIP counted from the instruction. */
@@ -120,7 +127,7 @@ void kernel_main(u32 magic, const u32 *info) {
     modes_init();
     for (enum mode mode = REAL; mode < MODES; mode++) {
         if (only_accesses) {
-            if (mode != REAL) accesses(mode, cases);
+            accesses(mode, cases);
             continue;
         }
         strings(mode);

@@ -31,6 +31,8 @@ int is_small(enum mode mode);
 void run(enum mode mode, const u8 *bytes, u32 length, struct frame frame);
 /* Limit and kind of the data segments of protected mode. */
 void data_segments(u32 limit, u32 kind);
+/* Has DS and ES of real mode begin at `base`, with a limit, as protected mode leaves them; 0 ends that. */
+void real_segments(u32 base, u32 limit);
 /* Never inline: GCC takes addresses below 4096 for no objects at all, and others for none that it knows. */
 static inline volatile u8 *at(u32 address) { __asm__("" : "+r"(address)); return (volatile u8 *)address; }
 

@@ -8,7 +8,7 @@ use hv::{
     exit::{Device, Direction, PortAccess},
     insn::{Transfer, Way},
 };
-use wire::devices::{ATTACHED, ATTACHED_BYTES, ECHO, MIRROR};
+use wire::devices::{ATTACHED, ATTACHED_BYTES, ECHO, LOW_MIRROR, MIRROR};
 
 /// Most bytes that the port keeps.
 const MOST: usize = 64 * 1024;
@@ -100,7 +100,7 @@ impl TestDevices {
 
 /// Serves an access to the guest's own memory by another address; `None` if it is not one.
 fn mirror(vm: &mut Vm, access: &Transfer) -> Option<()> {
-    let at = Gpa(access.gpa.0.checked_sub(MIRROR)?);
+    let at = access.gpa.0.checked_sub(MIRROR).or_else(|| access.gpa.0.checked_sub(LOW_MIRROR)).map(Gpa)?;
     let count = usize::from(access.bytes);
     let mut bytes = access.value().to_le_bytes();
     match access.way {

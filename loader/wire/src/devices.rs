@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// The guest-physical address from which on the guest's memory appears a second time, as a device.
 pub const MIRROR: u64 = 1 << 38;
+/// The same, for guests whose addresses have 32 bits.
+pub const LOW_MIRROR: u64 = 1 << 31;
 /// The guest-physical address of a page that a device holds which hv asks itself: what was written there is read there.
 pub const ATTACHED: u64 = 1 << 37;
 /// Bytes of it.
@@ -17,6 +19,6 @@ pub enum Devices {
     /// None.
     #[default]
     None,
-    /// [`MIRROR`], [`ATTACHED`] and [`ECHO`].
+    /// [`MIRROR`], [`LOW_MIRROR`], [`ATTACHED`] and [`ECHO`].
     Test,
 }

@@ -33,7 +33,7 @@ pub fn trials() -> Vec<Trial> {
         in_every_mode(
             "seed_06_accesses_in_legacy_modes_do_what_the_processor_does",
             if is_deep() { "accesses deep" } else { "accesses" },
-            4,
+            5,
         ),
         in_every_mode("seed_07_string_io_in_every_mode", "", 34),
     ]);
